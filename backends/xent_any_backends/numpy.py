@@ -1,0 +1,28 @@
+"""NumPy: blocks that stay in cache, and no warnings for the infinities that the formulas provide for."""
+
+from typing import Any
+
+import numpy as np
+from xent_any import Backend, Task
+
+
+class NumPy(Backend):
+    name = "numpy"
+    version = np.__version__
+    block_bytes = 1 << 18
+
+    def namespace(self) -> Any:
+        return np
+
+    def to_numpy(self, array: Any) -> Any:
+        return array
+
+    def is_readable(self, array: Any) -> bool:
+        return True
+
+    def run(self, task: Task) -> tuple[Any, ...]:
+        with np.errstate(all="ignore"):
+            return super().run(task)
+
+
+BACKEND = NumPy()

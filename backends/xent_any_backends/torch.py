@@ -1,0 +1,47 @@
+"""PyTorch."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from array_api_compat import torch as torch_namespace
+from torch._C._functorch import is_functorch_wrapped_tensor
+from xent_any import Backend, Task
+
+
+class Torch(Backend):
+    name = "torch"
+    version = torch.__version__
+    block_bytes = 1 << 20
+
+    def namespace(self) -> Any:
+        return torch_namespace
+
+    def devices(self) -> Sequence[Any]:
+        cuda = [torch.device("cuda", i) for i in range(torch.cuda.device_count())]
+        mps = [torch.device("mps")] if torch.backends.mps.is_available() else []
+        return [torch.device("cpu"), *cuda, *mps]
+
+    def to_numpy(self, array: Any) -> Any:
+        return array.detach().cpu().numpy()
+
+    def is_readable(self, array: Any) -> bool:
+        return array.device.type == "cpu" and self._is_plain(array)
+
+    def run(self, task: Task) -> tuple[Any, ...]:
+        arrays = [a for a in (*task.rows, *task.shared) if a is not None]
+        recorded = torch.is_grad_enabled() and any(a.requires_grad for a in arrays)
+        if recorded or not all(map(self._is_plain, arrays)):
+            return task.at_once()
+        return super().run(task)
+
+    def _is_plain(self, array: Any) -> bool:
+        """Whether `array` holds values: it is not traced, fake or inside a transform of torch.func."""
+        return (
+            type(array) in (torch.Tensor, torch.nn.Parameter)
+            and not torch.compiler.is_compiling()
+            and not is_functorch_wrapped_tensor(array)
+        )
+
+
+BACKEND = Torch()

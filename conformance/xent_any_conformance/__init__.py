@@ -1,0 +1,1 @@
+"""What is run to see that a backend is right."""

@@ -1,0 +1,232 @@
+"""What the Array API standard cannot say about a framework, and where it is found."""
+
+import functools
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import EntryPoint, entry_points
+from itertools import product
+from typing import Any, NamedTuple, TypeAlias
+
+from ._rows import Array, Options
+
+GROUP = "xent_any.backends"
+
+Kernel: TypeAlias = Callable[[Any, Options, tuple[Array | None, ...], tuple[Array | None, ...]], tuple[Array, ...]]
+"""``kernel(xp, options, rows, shared)`` of `xent_any._rows`."""
+
+
+class Task(NamedTuple):
+    """A kernel of `xent_any._rows` and the arrays to run it on.
+
+    Attributes
+    ----------
+    kernel : callable
+        ``kernel(xp, options, rows, shared)``.
+    xp : namespace
+        That of the arrays.
+    options : Options
+        Hashable; the kernel may be compiled for it.
+    rows : tuple of array or None
+        Arrays of shape ``lead`` or ``(*lead, C)``.
+    shared : tuple of array or None
+        Arrays of shape ``(C,)``, which every block needs whole.
+    lead : tuple of int
+        The axes that the rows may be cut along.
+    results : tuple of (array, dtype)
+        An array of the shape and layout of each result, and the result's dtype.
+    """
+
+    kernel: Kernel
+    xp: Any
+    options: Options
+    rows: tuple[Array | None, ...]
+    shared: tuple[Array | None, ...]
+    lead: tuple[int, ...]
+    results: tuple[tuple[Array, Any], ...]
+
+    def at_once(self) -> tuple[Array, ...]:
+        """Run the kernel on all rows."""
+        return self.kernel(self.xp, self.options, self.rows, self.shared)
+
+    def in_blocks(self, block_bytes: int) -> tuple[Array, ...]:
+        """Run the kernel block by block; each block's results are written to their place in the whole ones.
+
+        `block_bytes` counts a block's elements in the precision computed in, one array of them.
+        """
+        classes = max([math.prod(a.shape[len(self.lead) :]) for a in self.rows if a is not None]
+                      + [a.shape[0] for a in self.shared if a is not None])
+        row_bytes = classes * self.xp.finfo(self.options.dtype).bits // 8
+        blocks = list(_blocks(self.lead, max(1, block_bytes // row_bytes)))
+        if len(blocks) == 1:
+            return self.at_once()
+        results = tuple(self.xp.empty_like(a, dtype=dtype) for a, dtype in self.results)
+        for block in blocks:
+            rows = tuple(None if a is None else a[block] for a in self.rows)
+            for result, part in zip(results, self.kernel(self.xp, self.options, rows, self.shared), strict=True):
+                result[block] = part
+        return results
+
+
+class Backend:
+    """How one framework runs the kernels; the defaults suit any array with ``__array_namespace__``.
+
+    A framework needs an adapter only to gain something: errors instead of NaN for wrong labels (`is_readable`),
+    blocks (`block_bytes`), compilation (`run`), a line in `xent_any.backends()`. An adapter is an instance of a
+    subclass, published under the entry-point group ``xent_any.backends`` by the name of the top-level module that the
+    framework's array type is defined in.
+
+    Attributes
+    ----------
+    name : str
+        The framework's name.
+    version : str
+        The framework's version.
+    block_bytes : int or None
+        Bytes of logits, in the precision they are computed in, that are computed at a time; None computes all at once.
+    deviations : mapping of str to str
+        What the framework cannot do of what is promised, and why.
+
+    Notes
+    -----
+    `run` is where a framework that differentiates attaches the analytic derivative: it is handed the kernel (say
+    ``loss``) and its arrays before anything of the logits' size is computed.
+    """
+
+    name: str = "generic"
+    version: str = "unknown"
+    block_bytes: int | None = None
+    deviations: Mapping[str, str] = {}
+
+    def namespace(self) -> Any:
+        """The namespace that its arrays are made with."""
+        raise NotImplementedError(f"the adapter {self.name!r} does not make arrays")
+
+    def devices(self) -> Sequence[Any]:
+        """The devices that arrays can be made on now; raises what the framework raises where there are none."""
+        return ["cpu"]
+
+    def asarray(self, values: Any, dtype: str, device: Any) -> Array:
+        """An array of a NumPy array or nested list, of the dtype so named in the standard, on one of `devices`."""
+        xp = self.namespace()
+        return xp.asarray(values, dtype=getattr(xp, dtype), device=device)
+
+    def to_numpy(self, array: Array) -> Any:
+        """A NumPy array of the same values."""
+        raise NotImplementedError(f"the adapter {self.name!r} does not convert to NumPy")
+
+    def device(self, array: Array) -> Any:
+        """Where `array` lies; None where it cannot be told."""
+        return getattr(array, "device", None)
+
+    def arange(self, xp: Any, like: Array, stop: int) -> Array:
+        """``0, ..., stop - 1`` in the default integer dtype, where `like` lies."""
+        device = self.device(like)
+        return xp.arange(stop) if device is None else xp.arange(stop, device=device)
+
+    def is_readable(self, array: Array) -> bool:
+        """Whether a value of `array` can be read now, without waiting for a device or computing something lazy."""
+        return False
+
+    def run(self, task: Task) -> tuple[Array, ...]:
+        """Run the task's kernel on its rows, in blocks of them or at once."""
+        return task.at_once() if self.block_bytes is None else task.in_blocks(self.block_bytes)
+
+
+def _blocks(lead: tuple[int, ...], count: int) -> Iterator[tuple[int | slice, ...]]:
+    """Indices that cut the axes `lead` into blocks of at most `count` elements, or as near as slices come to it."""
+    if math.prod(lead) <= count:
+        yield (slice(None),) * len(lead)
+        return
+    axis = next(i for i in range(len(lead)) if math.prod(lead[i + 1 :]) <= count)
+    step = max(1, count // math.prod(lead[axis + 1 :]))
+    for outer in product(*map(range, lead[:axis])):
+        for start in range(0, lead[axis], step):
+            yield (*outer, slice(start, start + step))
+
+
+@functools.cache
+def _entry_points() -> dict[str, EntryPoint]:
+    return {entry.name: entry for entry in entry_points(group=GROUP)}
+
+
+@functools.cache
+def backend_of(cls: type) -> Backend:
+    """The adapter for arrays of type `cls`, found by the top-level module of it and of its base classes."""
+    for base in cls.__mro__:
+        entry = _entry_points().get(base.__module__.partition(".")[0])
+        if entry is not None:
+            backend: Backend = entry.load()
+            return backend
+    return Backend()
+
+
+@dataclass(frozen=True)
+class BackendInfo:
+    """One framework as `backends` found it.
+
+    Attributes
+    ----------
+    name : str
+        The framework's name.
+    version : str or None
+        Its version; None where it is not installed.
+    devices : tuple of str
+        The devices that arrays can be made on.
+    reason : str or None
+        Why it cannot be used; None where it can.
+    backend : Backend or None
+        Its adapter; None where it could not be loaded.
+    """
+
+    name: str
+    version: str | None
+    devices: tuple[str, ...]
+    reason: str | None
+    backend: Backend | None
+
+    @property
+    def usable(self) -> bool:
+        """Whether arrays can be made and computed with here."""
+        return self.reason is None
+
+
+def backends() -> list[BackendInfo]:
+    """Every framework that an adapter is installed for, whether it can be used here, and if not, why.
+
+    Importing a framework may take seconds. Any other array library that follows the standard works as well; it
+    needs no adapter and is not listed.
+
+    Returns
+    -------
+    list of BackendInfo
+        Sorted by name, one for each framework.
+
+    Examples
+    --------
+    >>> import xent_any
+    >>> [info.usable for info in xent_any.backends() if info.name == "numpy"]
+    [True]
+    """
+    found: dict[str, BackendInfo] = {}
+    for entry in _entry_points().values():
+        info = _probe(entry)
+        # Two modules may belong to one framework; if it is missing, it goes by the first one's name.
+        if info.backend is not None or not any(entry.value == other for other in found):
+            found.setdefault(entry.value, info)
+    return sorted(found.values(), key=lambda info: info.name)
+
+
+def _probe(entry: EntryPoint) -> BackendInfo:
+    try:
+        backend: Backend = entry.load()
+    except ImportError as error:
+        return BackendInfo(entry.name, None, (), f"not installed ({error})", None)
+    try:
+        devices = tuple(str(device) for device in backend.devices())
+        # Importing proves little: a GPU library imports where there is no GPU. Only allocating and computing does.
+        values = backend.asarray([1.0, 2.0], "float32", backend.devices()[0])
+        float(values[0] + values[1])
+    except Exception as error:  # noqa: BLE001  (each framework raises its own)
+        return BackendInfo(backend.name, backend.version, (), f"{type(error).__name__}: {error}".splitlines()[0], backend)
+    return BackendInfo(backend.name, backend.version, devices, None, backend)

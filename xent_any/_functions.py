@@ -1,0 +1,507 @@
+"""The public functions: each checks its arguments, runs one kernel on the rows and reduces."""
+
+import inspect
+from collections.abc import Callable
+from typing import Any, Literal, TypedDict, TypeVar, Unpack
+
+from array_api_compat import array_namespace
+
+from . import _check, _rows
+from ._rows import Array
+
+Reduction = Literal["none", "mean", "sum"]
+
+
+class CrossEntropyOptions(TypedDict, total=False):
+    """The keyword arguments of `cross_entropy` and its derivatives; `cross_entropy` documents them."""
+
+    axis: int
+    class_weight: Array | None
+    sample_weight: Array | None
+    ignore_index: int | None
+    label_smoothing: float
+    z_loss: float
+    softcap: float | None
+    reduction: Reduction
+    denominator: float | Array | None
+
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+
+def _spell_out_options(function: _F) -> _F:
+    """Show the options and their defaults, which `_check.problem` declares, in the function's signature."""
+    own = [p for p in inspect.signature(function).parameters.values() if p.kind is not p.VAR_KEYWORD]
+    options = [p for p in inspect.signature(_check.problem).parameters.values() if p.kind is p.KEYWORD_ONLY]
+    function.__signature__ = inspect.Signature(own + options)  # type: ignore[attr-defined]  # inspect reads it
+    return function
+
+
+@_spell_out_options
+def cross_entropy(logits: Array, labels: Array, **options: Unpack[CrossEntropyOptions]) -> Array:
+    r"""Cross-entropy between the softmax of the logits and the labels.
+
+    For a row of logits :math:`x` with target distribution :math:`q` (an index label is the distribution that is 1 at
+    its class), class weights :math:`w` and sample weight :math:`s`,
+
+    .. math:: \ell = s \sum_c w_c\, q'_c\, (\mathrm{lse}(x) - x_c) + s\, z\, \mathrm{lse}(x)^2,
+              \qquad q' = (1 - \varepsilon)\, q + \varepsilon / C,
+
+    where lse is `logsumexp`, :math:`\varepsilon` is `label_smoothing` and :math:`z` is `z_loss`. It is computed
+    without cancellation: a row that is won by 17 in float32 has a loss of 1.2e-07, not of 0.
+
+    Parameters
+    ----------
+    logits : array, real floating, shape (..., C, ...)
+        Unnormalised log-probabilities, the classes along `axis`. A class at -inf is one that is not there. Half
+        precision is computed in float32, block by block.
+    labels : array
+        Integer dtype: class indices, of the shape of `logits` without `axis`. Real floating dtype: class
+        probabilities, of the shape of `logits`; finite and not negative, their sum may differ from 1.
+    axis : int, default -1
+        The axis of the classes.
+    class_weight : array, shape (C,), optional
+        A weight for each class, finite and not negative.
+    sample_weight : array, shape of the unreduced loss, optional
+        A weight for each row, finite and not negative. Rows of weight 0 are ignored.
+    ignore_index : int or None, default -100
+        Rows whose index label is this have loss 0, gradient 0 and no part in the mean, whatever their logits are.
+    label_smoothing : float in [0, 1], default 0
+        The share of the target that is spread evenly over the classes.
+    z_loss : float, default 0
+        The weight of the squared log-sum-exp, which keeps it near 0.
+    softcap : float, optional
+        Replaces each logit x by ``softcap * tanh(x / softcap)`` first; infinite ones stay.
+    reduction : {"mean", "sum", "none"}, default "mean"
+        The mean divides by the sum of the weights, ``sum_i s_i sum_c w_c q_ic``; over nothing it is NaN.
+    denominator : float or 0-d array, positive, optional
+        Replaces the mean's divisor, for gradient accumulation and data-parallel training.
+
+    Returns
+    -------
+    array
+        The loss, of the dtype of `logits` (float32 for half precision): a 0-d array, or of the shape of `logits`
+        without `axis` for ``reduction="none"``.
+
+    Raises
+    ------
+    TypeError
+        For an argument that is not an array, arrays of two libraries, and dtypes other than those above.
+    ValueError
+        For shapes other than those above, arrays on two devices, and numbers out of range: `label_smoothing`,
+        `denominator`, negative weights or probabilities, ...
+    IndexError
+        For an index label outside [0, C) that is not `ignore_index`. Where labels, weights or probabilities cannot
+        be read without waiting (on a GPU, traced, lazy), the loss and the gradient of that row are NaN instead.
+
+    See Also
+    --------
+    cross_entropy_value_and_grad, cross_entropy_jvp, cross_entropy_hvp : its derivatives, with the same options.
+
+    Notes
+    -----
+    Relative error of at most ``(8 + d) u`` in float32 and float64, with u the unit roundoff and d the largest
+    distance from the maximum of a logit that matters; ``docs/derivation.md`` derives formula and bound.
+
+    References
+    ----------
+    .. [1] I. J. Good, "Rational decisions", J. R. Stat. Soc. B 14 (1952) 107-114,
+       doi:10.1111/j.2517-6161.1952.tb00104.x
+    .. [2] P. Blanchard, D. J. Higham, N. J. Higham, "Accurately computing the log-sum-exp and softmax functions",
+       IMA J. Numer. Anal. 41 (2021) 2311-2330, doi:10.1093/imanum/draa038
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import xent_any
+    >>> logits = np.asarray([[2.0, 1.0, 0.0], [0.0, 3.0, 0.0]])
+    >>> float(xent_any.cross_entropy(logits, np.asarray([0, 1])))
+    0.25126508...
+    >>> float(xent_any.cross_entropy(np.asarray([17, 0, 0, 0], dtype=np.float32), np.asarray(0)))
+    1.24197...e-07
+    """
+    problem, _ = _check.problem(logits, labels, **options)
+    (loss,) = problem.run(_rows.loss, (problem.scale,))
+    return problem.reduce(loss)
+
+
+@_spell_out_options
+def cross_entropy_value_and_grad(
+    logits: Array, labels: Array, **options: Unpack[CrossEntropyOptions]
+) -> tuple[Array, Array]:
+    r"""`cross_entropy` and its gradient with respect to the logits.
+
+    For an index label :math:`y` without options the gradient of a row is :math:`\mathrm{softmax}(x) - y`. At the
+    label it is computed as minus the probability of the other classes, not as a probability minus 1.
+
+    Parameters
+    ----------
+    logits, labels : array
+        As in `cross_entropy`.
+    **options
+        Those of `cross_entropy`. With ``reduction="none"`` the gradient is that of the sum of the losses.
+
+    Returns
+    -------
+    loss : array
+        Bitwise what `cross_entropy` returns.
+    grad : array
+        The gradient of the reduced loss, of the shape and dtype of `logits`; for half precision rounded once. The
+        gradient of a mean over nothing is 0.
+
+    Raises
+    ------
+    TypeError, ValueError, IndexError
+        As `cross_entropy`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import xent_any
+    >>> loss, grad = xent_any.cross_entropy_value_and_grad(np.zeros((1, 4)), np.asarray([2]))
+    >>> grad
+    array([[ 0.25,  0.25, -0.75,  0.25]])
+    """
+    problem, _ = _check.problem(logits, labels, **options)
+    loss, grad = problem.run(_rows.loss_and_grad, (problem.scale, problem.rows[0]))
+    return problem.reduce(loss), problem.restore(grad)
+
+
+@_spell_out_options
+def cross_entropy_jvp(
+    logits: Array, tangent: Array, labels: Array, **options: Unpack[CrossEntropyOptions]
+) -> tuple[Array, Array]:
+    r"""`cross_entropy` and its derivative in the direction of `tangent`, :math:`\langle \nabla\ell, t\rangle`.
+
+    Parameters
+    ----------
+    logits, labels : array
+        As in `cross_entropy`.
+    tangent : array, shape and dtype of `logits`
+        The direction. What it holds in ignored rows does not matter.
+    **options
+        Those of `cross_entropy`.
+
+    Returns
+    -------
+    loss, loss_tangent : array
+        What `cross_entropy` returns, and its derivative, of the same shape and dtype.
+
+    Raises
+    ------
+    TypeError, ValueError, IndexError
+        As `cross_entropy`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import xent_any
+    >>> x, t = np.zeros((1, 2)), np.asarray([[1.0, 0.0]])
+    >>> loss, slope = xent_any.cross_entropy_jvp(x, t, np.asarray([0]))
+    >>> float(slope)
+    -0.5
+    """
+    problem, (tangent,) = _check.problem(logits, labels, vectors={"tangent": tangent}, **options)
+    loss, slope = problem.run(_rows.loss_and_jvp, (problem.scale, problem.scale), tangent)
+    return problem.reduce(loss), problem.reduce(slope, over_nothing=0.0)
+
+
+@_spell_out_options
+def cross_entropy_hvp(logits: Array, vector: Array, labels: Array, **options: Unpack[CrossEntropyOptions]) -> Array:
+    r"""The Hessian of the reduced `cross_entropy` with respect to the logits, times `vector`.
+
+    For a row with :math:`p = \mathrm{softmax}(x)` and no options: :math:`H v = p \circ (v - \langle p, v\rangle)`.
+
+    Parameters
+    ----------
+    logits, labels : array
+        As in `cross_entropy`.
+    vector : array, shape and dtype of `logits`
+        What the Hessian is multiplied by. What it holds in ignored rows does not matter.
+    **options
+        Those of `cross_entropy`. With ``reduction="none"`` the Hessian is that of the sum of the losses.
+
+    Returns
+    -------
+    array, shape and dtype of `logits`
+
+    Raises
+    ------
+    TypeError, ValueError, IndexError
+        As `cross_entropy`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import xent_any
+    >>> xent_any.cross_entropy_hvp(np.zeros((1, 2)), np.asarray([[1.0, 0.0]]), np.asarray([0]))
+    array([[ 0.25, -0.25]])
+    """
+    problem, (vector,) = _check.problem(logits, labels, vectors={"vector": vector}, **options)
+    (product,) = problem.run(_rows.hvp, (problem.rows[0],), vector)
+    return problem.restore(product)
+
+
+def nll_loss(
+    log_probs: Array,
+    labels: Array,
+    *,
+    axis: int = -1,
+    class_weight: Array | None = None,
+    sample_weight: Array | None = None,
+    ignore_index: int | None = -100,
+    label_smoothing: float = 0.0,
+    reduction: Reduction = "mean",
+    denominator: float | Array | None = None,
+) -> Array:
+    """Negative log-likelihood of the labels under log-probabilities: `cross_entropy` after `log_softmax`.
+
+    Parameters
+    ----------
+    log_probs : array, real floating, shape (..., C, ...)
+        Log-probabilities, the classes along `axis`; -inf for a class that is not there.
+    labels, axis, class_weight, sample_weight, ignore_index, label_smoothing, reduction, denominator
+        As in `cross_entropy`.
+
+    Returns
+    -------
+    array
+        As `cross_entropy`.
+
+    Raises
+    ------
+    TypeError, ValueError, IndexError
+        As `cross_entropy`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import xent_any
+    >>> log_probs = xent_any.log_softmax(np.asarray([[2.0, 1.0, 0.0]]))
+    >>> float(xent_any.nll_loss(log_probs, np.asarray([0])))
+    0.40760596...
+    """
+    problem, _ = _check.problem(
+        log_probs,
+        labels,
+        "log_probs",
+        axis=axis,
+        class_weight=class_weight,
+        sample_weight=sample_weight,
+        ignore_index=ignore_index,
+        label_smoothing=label_smoothing,
+        reduction=reduction,
+        denominator=denominator,
+    )
+    (loss,) = problem.run(_rows.nll, (problem.scale,))
+    return problem.reduce(loss)
+
+
+def logsumexp(x: Array, axis: int = -1, keepdims: bool = False) -> Array:
+    """Logarithm of the sum of exponentials, ``log(sum(exp(x)))``, without overflow and without cancellation.
+
+    Parameters
+    ----------
+    x : array, real floating
+    axis : int, default -1
+        The axis that is summed over.
+    keepdims : bool, default False
+        Keep that axis, with length 1.
+
+    Returns
+    -------
+    array
+        Of the shape of `x` without `axis`, of its dtype (float32 for half precision). Of infinities: -inf where all
+        are -inf, inf where one is inf.
+
+    Raises
+    ------
+    TypeError
+        If `x` is not an array of real floating dtype.
+    ValueError
+        If it has no such axis, or nothing along it.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import xent_any
+    >>> float(xent_any.logsumexp(np.asarray([1000.0, 1000.0])))
+    1000.69314718...
+    """
+    result = _check.transform(_rows.logsumexp, x, axis, keeps_axis=False, keeps_dtype=False)
+    if not keepdims:
+        return result
+    return array_namespace(x).expand_dims(result, axis=axis)
+
+
+def log_softmax(x: Array, axis: int = -1) -> Array:
+    """Logarithm of the `softmax`, ``x - logsumexp(x)``.
+
+    Parameters
+    ----------
+    x : array, real floating
+    axis : int, default -1
+        The axis of the classes.
+
+    Returns
+    -------
+    array
+        Of the shape and dtype of `x`; float32 for half precision, whose 8 to 11 bits cannot hold a log-probability
+        (`nll_loss` of it equals `cross_entropy`). NaN along an axis that holds NaN, inf or only -inf.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `logsumexp`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import xent_any
+    >>> xent_any.log_softmax(np.asarray([0.0, 0.0]))
+    array([-0.69314718, -0.69314718])
+    """
+    return _check.transform(_rows.log_softmax, x, axis, keeps_axis=True, keeps_dtype=False)
+
+
+def softmax(x: Array, axis: int = -1) -> Array:
+    """Probabilities ``exp(x) / sum(exp(x))``.
+
+    Parameters
+    ----------
+    x : array, real floating
+    axis : int, default -1
+        The axis of the classes.
+
+    Returns
+    -------
+    array
+        Of the shape and dtype of `x`; half precision is computed in float32 and rounded once. NaN along an axis that
+        holds NaN, inf or only -inf.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `logsumexp`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import xent_any
+    >>> xent_any.softmax(np.asarray([0.0, 0.0, -np.inf]))
+    array([0.5, 0.5, 0. ])
+    """
+    return _check.transform(_rows.softmax, x, axis, keeps_axis=True, keeps_dtype=True)
+
+
+def binary_cross_entropy(
+    logits: Array,
+    labels: Array,
+    *,
+    pos_weight: float | Array | None = None,
+    sample_weight: Array | None = None,
+    reduction: Reduction = "mean",
+    denominator: float | Array | None = None,
+) -> Array:
+    r"""Cross-entropy of independent events, with one logit for each.
+
+    .. math:: \ell = s\,\bigl((1 - y)\,\mathrm{softplus}(z) + \pi\, y\, \mathrm{softplus}(-z)\bigr)
+
+    with the stable ``softplus(z) = max(z, 0) + log1p(exp(-|z|))``. It equals `cross_entropy` of two classes with the
+    logits (0, z).
+
+    Parameters
+    ----------
+    logits : array, real floating, any shape
+        :math:`z`, log-odds of the events. An infinite one is sure of its event.
+    labels : array, shape of `logits`
+        :math:`y`, probabilities of the events, in [0, 1]; of a real floating or an integer dtype.
+    pos_weight : float or array that broadcasts to `logits`, optional
+        :math:`\pi`, the weight of the positive term, finite and not negative.
+    sample_weight : array, shape of `logits`, optional
+        :math:`s`, a weight for each element, finite and not negative. Elements of weight 0 are ignored.
+    reduction : {"mean", "sum", "none"}, default "mean"
+        The mean divides by the sum of the sample weights; without them, by the number of elements.
+    denominator : float or 0-d array, positive, optional
+        Replaces the mean's divisor.
+
+    Returns
+    -------
+    array
+        The loss, of the dtype of `logits` (float32 for half precision): a 0-d array, or of the shape of `logits` for
+        ``reduction="none"``.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `cross_entropy`; ValueError for labels outside [0, 1] where they can be read without waiting. Elsewhere
+        that element's loss and gradient are NaN.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import xent_any
+    >>> float(xent_any.binary_cross_entropy(np.asarray([-10.0]), np.asarray([0.0])))
+    4.5398899...e-05
+    """
+    problem = _check.binary_problem(
+        logits,
+        labels,
+        pos_weight=pos_weight,
+        sample_weight=sample_weight,
+        reduction=reduction,
+        denominator=denominator,
+    )
+    (loss,) = problem.run(_rows.binary, (problem.scale,))
+    return problem.reduce(loss)
+
+
+def binary_cross_entropy_value_and_grad(
+    logits: Array,
+    labels: Array,
+    *,
+    pos_weight: float | Array | None = None,
+    sample_weight: Array | None = None,
+    reduction: Reduction = "mean",
+    denominator: float | Array | None = None,
+) -> tuple[Array, Array]:
+    r"""`binary_cross_entropy` and its gradient with respect to the logits.
+
+    .. math:: \frac{d\ell}{dz} = s\,\bigl((1 - y)\,\sigma(z) - \pi\, y\, \sigma(-z)\bigr),
+              \qquad \sigma(z) = 1 / (1 + e^{-z})
+
+    Parameters
+    ----------
+    logits, labels, pos_weight, sample_weight, reduction, denominator
+        As in `binary_cross_entropy`. With ``reduction="none"`` the gradient is that of the sum of the losses.
+
+    Returns
+    -------
+    loss : array
+        Bitwise what `binary_cross_entropy` returns.
+    grad : array
+        The gradient of the reduced loss, of the shape and dtype of `logits`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `binary_cross_entropy`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import xent_any
+    >>> loss, grad = xent_any.binary_cross_entropy_value_and_grad(np.zeros(2), np.asarray([0.0, 1.0]))
+    >>> grad
+    array([ 0.25, -0.25])
+    """
+    problem = _check.binary_problem(
+        logits,
+        labels,
+        pos_weight=pos_weight,
+        sample_weight=sample_weight,
+        reduction=reduction,
+        denominator=denominator,
+    )
+    loss, grad = problem.run(_rows.binary_and_grad, (problem.scale, logits))
+    return problem.reduce(loss), grad
