@@ -8,11 +8,11 @@ from importlib.metadata import EntryPoint, entry_points
 from itertools import product
 from typing import Any, NamedTuple, TypeAlias
 
-from ._rows import Array, Options
+from ._rows import Array, Arrays, Options
 
 GROUP = "xent_any.backends"
 
-Kernel: TypeAlias = Callable[[Any, Options, tuple[Array | None, ...], tuple[Array | None, ...]], tuple[Array, ...]]
+Kernel: TypeAlias = Callable[[Any, Options, Arrays, Arrays], Arrays]
 """``kernel(xp, options, rows, shared)`` of `xent_any._rows`."""
 
 
@@ -40,31 +40,34 @@ class Task(NamedTuple):
     kernel: Kernel
     xp: Any
     options: Options
-    rows: tuple[Array | None, ...]
-    shared: tuple[Array | None, ...]
+    rows: Arrays
+    shared: Arrays
     lead: tuple[int, ...]
     results: tuple[tuple[Array, Any], ...]
 
-    def at_once(self) -> tuple[Array, ...]:
+    def at_once(self) -> Arrays:
         """Run the kernel on all rows."""
         return self.kernel(self.xp, self.options, self.rows, self.shared)
 
-    def in_blocks(self, block_bytes: int) -> tuple[Array, ...]:
+    def row_bytes(self) -> int:
+        """Bytes of one row of classes, in the precision computed in."""
+        sizes = [math.prod(a.shape[len(self.lead) :]) for a in self.rows if a is not None]
+        sizes += [a.shape[0] for a in self.shared if a is not None]
+        return max(sizes) * int(self.xp.finfo(self.options.dtype).bits) // 8
+
+    def in_blocks(self, block_bytes: int) -> Arrays:
         """Run the kernel block by block; each block's results are written to their place in the whole ones.
 
         `block_bytes` counts a block's elements in the precision computed in, one array of them.
         """
-        classes = max([math.prod(a.shape[len(self.lead) :]) for a in self.rows if a is not None]
-                      + [a.shape[0] for a in self.shared if a is not None])
-        row_bytes = classes * self.xp.finfo(self.options.dtype).bits // 8
-        blocks = list(_blocks(self.lead, max(1, block_bytes // row_bytes)))
+        blocks = list(_blocks(self.lead, max(1, block_bytes // self.row_bytes())))
         if len(blocks) == 1:
             return self.at_once()
         results = tuple(self.xp.empty_like(a, dtype=dtype) for a, dtype in self.results)
         for block in blocks:
-            rows = tuple(None if a is None else a[block] for a in self.rows)
+            rows = tuple(None if a is None else a[(*block, ...)] for a in self.rows)
             for result, part in zip(results, self.kernel(self.xp, self.options, rows, self.shared), strict=True):
-                result[block] = part
+                result[(*block, ...)] = part
         return results
 
 
@@ -128,7 +131,7 @@ class Backend:
         """Whether a value of `array` can be read now, without waiting for a device or computing something lazy."""
         return False
 
-    def run(self, task: Task) -> tuple[Array, ...]:
+    def run(self, task: Task) -> Arrays:
         """Run the task's kernel on its rows, in blocks of them or at once."""
         return task.at_once() if self.block_bytes is None else task.in_blocks(self.block_bytes)
 
@@ -142,7 +145,7 @@ def _blocks(lead: tuple[int, ...], count: int) -> Iterator[tuple[int | slice, ..
     step = max(1, count // math.prod(lead[axis + 1 :]))
     for outer in product(*map(range, lead[:axis])):
         for start in range(0, lead[axis], step):
-            yield (*outer, slice(start, start + step))
+            yield (*outer, slice(start, min(start + step, lead[axis])))
 
 
 @functools.cache
@@ -228,5 +231,7 @@ def _probe(entry: EntryPoint) -> BackendInfo:
         values = backend.asarray([1.0, 2.0], "float32", backend.devices()[0])
         float(values[0] + values[1])
     except Exception as error:  # noqa: BLE001  (each framework raises its own)
-        return BackendInfo(backend.name, backend.version, (), f"{type(error).__name__}: {error}".splitlines()[0], backend)
+        return BackendInfo(
+            backend.name, backend.version, (), f"{type(error).__name__}: {error}".splitlines()[0], backend
+        )
     return BackendInfo(backend.name, backend.version, devices, None, backend)

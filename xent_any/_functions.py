@@ -30,9 +30,11 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 
 
 def _spell_out_options(function: _F) -> _F:
-    """Show the options and their defaults, which `_check.problem` declares, in the function's signature."""
+    """Show the options and their defaults, which `_check` declares, in the signature."""
     own = [p for p in inspect.signature(function).parameters.values() if p.kind is not p.VAR_KEYWORD]
-    options = [p for p in inspect.signature(_check.problem).parameters.values() if p.kind is p.KEYWORD_ONLY]
+    options = [
+        p for p in inspect.signature(_check.cross_entropy_problem).parameters.values() if p.kind is p.KEYWORD_ONLY
+    ]
     function.__signature__ = inspect.Signature(own + options)  # type: ignore[attr-defined]  # inspect reads it
     return function
 
@@ -116,11 +118,11 @@ def cross_entropy(logits: Array, labels: Array, **options: Unpack[CrossEntropyOp
     >>> import xent_any
     >>> logits = np.asarray([[2.0, 1.0, 0.0], [0.0, 3.0, 0.0]])
     >>> float(xent_any.cross_entropy(logits, np.asarray([0, 1])))
-    0.25126508...
+    0.25126446...
     >>> float(xent_any.cross_entropy(np.asarray([17, 0, 0, 0], dtype=np.float32), np.asarray(0)))
     1.24197...e-07
     """
-    problem, _ = _check.problem(logits, labels, **options)
+    problem, _ = _check.cross_entropy_problem(logits, labels, **options)
     (loss,) = problem.run(_rows.loss, (problem.scale,))
     return problem.reduce(loss)
 
@@ -162,7 +164,7 @@ def cross_entropy_value_and_grad(
     >>> grad
     array([[ 0.25,  0.25, -0.75,  0.25]])
     """
-    problem, _ = _check.problem(logits, labels, **options)
+    problem, _ = _check.cross_entropy_problem(logits, labels, **options)
     loss, grad = problem.run(_rows.loss_and_grad, (problem.scale, problem.rows[0]))
     return problem.reduce(loss), problem.restore(grad)
 
@@ -201,7 +203,7 @@ def cross_entropy_jvp(
     >>> float(slope)
     -0.5
     """
-    problem, (tangent,) = _check.problem(logits, labels, vectors={"tangent": tangent}, **options)
+    problem, (tangent,) = _check.cross_entropy_problem(logits, labels, vectors={"tangent": tangent}, **options)
     loss, slope = problem.run(_rows.loss_and_jvp, (problem.scale, problem.scale), tangent)
     return problem.reduce(loss), problem.reduce(slope, over_nothing=0.0)
 
@@ -237,7 +239,7 @@ def cross_entropy_hvp(logits: Array, vector: Array, labels: Array, **options: Un
     >>> xent_any.cross_entropy_hvp(np.zeros((1, 2)), np.asarray([[1.0, 0.0]]), np.asarray([0]))
     array([[ 0.25, -0.25]])
     """
-    problem, (vector,) = _check.problem(logits, labels, vectors={"vector": vector}, **options)
+    problem, (vector,) = _check.cross_entropy_problem(logits, labels, vectors={"vector": vector}, **options)
     (product,) = problem.run(_rows.hvp, (problem.rows[0],), vector)
     return problem.restore(product)
 
@@ -281,7 +283,7 @@ def nll_loss(
     >>> float(xent_any.nll_loss(log_probs, np.asarray([0])))
     0.40760596...
     """
-    problem, _ = _check.problem(
+    problem, _ = _check.cross_entropy_problem(
         log_probs,
         labels,
         "log_probs",

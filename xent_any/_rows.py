@@ -25,12 +25,14 @@ from typing import Any, NamedTuple, TypeAlias
 
 Array: TypeAlias = Any
 """An array of any library that follows the Array API standard."""
+Arrays: TypeAlias = tuple[Any, ...]
+"""Arrays, or None for those that a problem does not have."""
 
 INF = float("inf")
 NAN = float("nan")
 
 FAR = 60.0
-"""A row whose runner-up lies this far below its maximum measures the rest from the runner-up: exp(-60) is far from
+"""A row whose runner-up lies this far below its maximum measures the others from the runner-up: exp(-60) is far from
 float32's smallest normal number, exp(-87), below which a sum of many terms would lose its digits."""
 
 
@@ -38,7 +40,9 @@ class Options(NamedTuple):
     """The numbers that a kernel is compiled with."""
 
     dtype: Any  # the precision computed in
-    arange: Callable[[Any, Array, int], Array]  # (xp, array on the wanted device, C) -> (C,) of the default integer dtype
+    arange: Callable[
+        [Any, Array, int], Array
+    ]  # (xp, array on the wanted device, C) -> (C,) of the default integer dtype
     label_smoothing: float = 0.0
     z_loss: float = 0.0
     softcap: float | None = None
@@ -53,21 +57,35 @@ class Target(NamedTuple):
 
 
 class Softmax(NamedTuple):
-    """The state of a row over its classes; see the module's formulas."""
+    """The state of a row over its classes; see the module's formulas.
+
+    ``exp(x - m)`` is held as ``e * root * root`` and ``s`` as ``others * root * root``, with `root` 1 but for a row whose
+    other classes are all far below its maximum: there ``s`` alone may be subnormal, and have lost its digits, when a
+    multiple of it is not.
+    """
 
     at: Array  # (*lead, C) bool, true at one maximum of each row, k
     m: Array  # (*lead), NaN where the maximum is not finite
+    e: Array  # (*lead, C), 0 at k
+    others: Array  # (*lead), the sum of e
+    root: Array  # (*lead)
     s: Array  # (*lead)
-    e: Array  # (*lead, C), exp(x - m) / ratio, and 0 at k
-    ratio: Array  # (*lead), 1 but for a row whose other classes are all far below its maximum
 
     def exp(self, xp: Any) -> Array:
         """exp(x - m), of shape (*lead, C)."""
-        return xp.where(self.at, 1.0, self.e * self.ratio[..., None])
+        return self.exp_times(xp, xp.ones_like(self.s))
+
+    def exp_times(self, xp: Any, c: Array) -> Array:
+        """C exp(x - m), of shape (*lead, C), for c of shape (*lead)."""
+        return xp.where(self.at, c[..., None], self.e * (c * self.root * self.root)[..., None])
+
+    def s_times(self, c: Array) -> Array:
+        """C s, for c of shape (*lead)."""
+        return c * self.root * self.others * self.root
 
 
 def pairwise_sum(xp: Any, a: Array) -> Array:
-    """Sum over the last axis by halving: error at most 2 log2(n) roundings, and the same bits for every memory layout."""
+    """Sum over the last axis by halving: at most 2 log2(n) roundings, and the same bits for every memory layout."""
     if a.shape[-1] == 0:
         return xp.sum(a, axis=-1)
     odd = None
@@ -76,6 +94,11 @@ def pairwise_sum(xp: Any, a: Array) -> Array:
             odd = a[..., -1] if odd is None else odd + a[..., -1]
         a = a[..., : n // 2] + a[..., n // 2 : n // 2 * 2]
     return a[..., 0] if odd is None else a[..., 0] + odd
+
+
+def cast(xp: Any, a: Array, dtype: Any) -> Array:
+    """`a` itself where it has that dtype: not every library's astype knows ``copy=False``."""
+    return a if a.dtype == dtype else xp.astype(a, dtype)
 
 
 def pick(xp: Any, a: Array, at: Array) -> Array:
@@ -95,22 +118,21 @@ def softmax_state(xp: Any, options: Options, x: Array) -> Softmax:
     far = (m - top > FAR) & (top > -INF)
     base = xp.where(far, top, m)
     e = xp.exp(others - base[..., None])
-    s = pairwise_sum(xp, e)
-    # exp(top - m) times the sum, rounded once: the factor alone may be subnormal.
-    s = xp.where(far, xp.exp((base - m) + xp.log(xp.where(far, s, 1.0))), s)
-    return Softmax(at, m, s, e, xp.exp(base - m))
+    total = pairwise_sum(xp, e)
+    root = xp.exp(0.5 * (base - m))
+    return Softmax(at, m, e, total, root, root * total * root)
 
 
-def label_weight(xp: Any, options: Options, rows: tuple[Array], shared: tuple[Array]) -> tuple[Array]:
-    """Rows ``(labels,)``, shared ``(class_weight,)`` -> the weight of each row's index label (*lead), 0 for no class."""
+def label_weight(xp: Any, options: Options, rows: Arrays, shared: Arrays) -> Arrays:
+    """Rows ``(labels,)``, shared ``(class_weight,)`` -> weight of each row's index label (*lead), 0 for no class."""
     (labels,), (w,) = rows, shared
     return (pick(xp, w, options.arange(xp, labels, w.shape[0]) == labels[..., None]),)
 
 
-def label_total(xp: Any, options: Options, rows: tuple[Array], shared: tuple[Array | None]) -> tuple[Array]:
-    """Rows ``(probabilities,)``, shared ``(class_weight,)`` -> ``sum_c w_c q_c`` (*lead), NaN where a q_c is none."""
+def label_total(xp: Any, options: Options, rows: Arrays, shared: Arrays) -> Arrays:
+    """Rows ``(probabilities,)``, shared ``(class_weight,)`` -> ``sum_c w_c q_c`` (*lead), NaN where a q_c is wrong."""
     (labels,), (w,) = rows, shared
-    q = xp.astype(labels, options.dtype, copy=False)
+    q = cast(xp, labels, options.dtype)
     valid = (xp.min(q, axis=-1) >= 0) & (xp.max(q, axis=-1) < INF)
     return (xp.where(valid, pairwise_sum(xp, q if w is None else q * w), NAN),)
 
@@ -118,7 +140,7 @@ def label_total(xp: Any, options: Options, rows: tuple[Array], shared: tuple[Arr
 def target(xp: Any, options: Options, x: Array, labels: Array, w: Array | None) -> Target:
     count = x.shape[-1]
     if labels.ndim == x.ndim:
-        q = xp.astype(labels, options.dtype, copy=False)
+        q = cast(xp, labels, options.dtype)
     else:
         is_label = options.arange(xp, x, count) == labels[..., None]
         if options.label_smoothing == 0:
@@ -169,78 +191,84 @@ class _Rows(NamedTuple):
     blank: Array  # (*lead) bool
     target: Target
     softmax: Softmax
-    log1p: Array  # (*lead), log1p(s)
     lse: Array  # (*lead)
     loss: Array  # (*lead)
 
 
-def _forward(xp: Any, options: Options, rows: tuple[Array, ...], shared: tuple[Array | None]) -> _Rows:
+def _forward(xp: Any, options: Options, rows: Arrays, shared: Arrays) -> _Rows:
     (logits, labels, a), (w,) = rows[:3], shared
-    x = xp.astype(logits, options.dtype, copy=False)
+    x = cast(xp, logits, options.dtype)
     goal = target(xp, options, x, labels, w)
     x, blank = masked(xp, x, a, (goal.total == 0) & (options.z_loss == 0))
     x, slope, curvature = _cap(xp, options, x)
     state = softmax_state(xp, options, x)
     log1p = xp.log1p(state.s)
+    # log1p(s) / s, to multiply s with after all the rest
+    ratio = xp.where(state.s == 0, 1.0, log1p / xp.where(state.s == 0, 1.0, state.s))
     if goal.weight is None:
         loss = distance(xp, a * goal.total, state.m, pick(xp, x, goal.is_label))
     else:
         loss = pairwise_sum(xp, distance(xp, a[..., None] * goal.weight, state.m[..., None], x))
-    loss = loss + a * goal.total * log1p
+    loss = loss + state.s_times(a * goal.total) * ratio
     lse = state.m + log1p
     if options.z_loss != 0:
         loss = loss + a * options.z_loss * lse * lse
-    return _Rows(x, slope, curvature, a, blank, goal, state, log1p, lse, loss)
+    return _Rows(x, slope, curvature, a, blank, goal, state, lse, loss)
 
 
 def _gradient(xp: Any, options: Options, f: _Rows) -> Array:
     """The gradient with respect to the capped logits, (*lead, C)."""
-    at, m, s, e, ratio = f.softmax
+    state, m, s = f.softmax, f.softmax.m, f.softmax.s
     is_label, weight, total = f.target
     scale = f.a / (1 + s)
-    extra = 2 * options.z_loss * f.lse if options.z_loss != 0 else 0.0
+    extra = 2 * options.z_loss * f.lse if options.z_loss != 0 else xp.zeros_like(s)
     if weight is None:
-        others = scale * (total + extra)
         x_y = pick(xp, f.x, is_label)
         e_y = xp.exp(x_y - m)
-        rest = xp.where(x_y == m, s, 1 + (s - e_y))
-        at_label = scale * (extra * e_y - total * rest)
-        g = xp.where(at, others[..., None], e * (others * ratio)[..., None])
-        return xp.where(is_label, at_label[..., None], g)
-    e = f.softmax.exp(xp)
-    rest = xp.where(f.x == m[..., None], s[..., None], 1 + (s[..., None] - e))
-    of_p = (total + extra)[..., None] - weight
-    return scale[..., None] * (of_p * e - weight * rest)
+        c = scale * total
+        rest = xp.where(x_y == m, state.s_times(c), c * (1 + (s - e_y)))
+        at_label = scale * extra * e_y - rest
+        return xp.where(is_label, at_label[..., None], state.exp_times(xp, c + scale * extra))
+    rest = xp.where(
+        f.x == m[..., None],
+        state.s_times(scale)[..., None],
+        scale[..., None] * (1 + (s[..., None] - state.exp(xp))),
+    )
+    return ((total + extra)[..., None] - weight) * state.exp_times(xp, scale) - weight * rest
 
 
-def loss(xp: Any, options: Options, rows: tuple[Array, ...], shared: tuple[Array | None]) -> tuple[Array]:
+def loss(xp: Any, options: Options, rows: Arrays, shared: Arrays) -> Arrays:
     """Rows ``(logits, labels, a)`` -> loss (*lead)."""
     return (_forward(xp, options, rows, shared).loss,)
 
 
-def loss_and_grad(xp: Any, options: Options, rows: tuple[Array, ...], shared: tuple[Array | None]) -> tuple[Array, Array]:
+def loss_and_grad(
+    xp: Any, options: Options, rows: tuple[Array, ...], shared: tuple[Array | None]
+) -> tuple[Array, Array]:
     """Rows ``(logits, labels, a)`` -> loss (*lead), gradient (*lead, C) in the dtype of the logits."""
     f = _forward(xp, options, rows, shared)
     g = _gradient(xp, options, f)
     if f.slope is not None:
         g = g * f.slope
-    return f.loss, xp.astype(g, rows[0].dtype, copy=False)
+    return f.loss, cast(xp, g, rows[0].dtype)
 
 
-def loss_and_jvp(xp: Any, options: Options, rows: tuple[Array, ...], shared: tuple[Array | None]) -> tuple[Array, Array]:
+def loss_and_jvp(
+    xp: Any, options: Options, rows: tuple[Array, ...], shared: tuple[Array | None]
+) -> tuple[Array, Array]:
     """Rows ``(logits, labels, a, tangent)`` -> loss (*lead), its directional derivative (*lead)."""
     f = _forward(xp, options, rows, shared)
     g = _gradient(xp, options, f)
     if f.slope is not None:
         g = g * f.slope
-    t = xp.where(f.blank[..., None], 0.0, xp.astype(rows[3], options.dtype, copy=False))
+    t = xp.where(f.blank[..., None], 0.0, cast(xp, rows[3], options.dtype))
     return f.loss, pairwise_sum(xp, g * t)
 
 
-def hvp(xp: Any, options: Options, rows: tuple[Array, ...], shared: tuple[Array | None]) -> tuple[Array]:
+def hvp(xp: Any, options: Options, rows: Arrays, shared: Arrays) -> Arrays:
     """Rows ``(logits, labels, a, v)`` -> Hessian times v (*lead, C) in the dtype of the logits."""
     f = _forward(xp, options, rows, shared)
-    v = xp.where(f.blank[..., None], 0.0, xp.astype(rows[3], options.dtype, copy=False))
+    v = xp.where(f.blank[..., None], 0.0, cast(xp, rows[3], options.dtype))
     u = v if f.slope is None else v * f.slope
     p = f.softmax.exp(xp) / (1 + f.softmax.s)[..., None]
     # Measured from its value at the maximum, then from its mean, twice: neither a confident row, whose mean is nearly
@@ -256,13 +284,13 @@ def hvp(xp: Any, options: Options, rows: tuple[Array, ...], shared: tuple[Array 
         h = h + (f.a * 2 * z * (origin + shift))[..., None] * p
     if f.slope is not None:
         h = h * f.slope + _gradient(xp, options, f) * f.curvature * v
-    return (xp.astype(h, rows[0].dtype, copy=False),)
+    return (cast(xp, h, rows[0].dtype),)
 
 
-def nll(xp: Any, options: Options, rows: tuple[Array, ...], shared: tuple[Array | None]) -> tuple[Array]:
+def nll(xp: Any, options: Options, rows: Arrays, shared: Arrays) -> Arrays:
     """Rows ``(log_probs, labels, a)`` -> loss (*lead)."""
     (log_probs, labels, a), (w,) = rows, shared
-    x = xp.astype(log_probs, options.dtype, copy=False)
+    x = cast(xp, log_probs, options.dtype)
     goal = target(xp, options, x, labels, w)
     x, _ = masked(xp, x, a, goal.total == 0)
     zero = xp.where(xp.isfinite(xp.max(x, axis=-1)), xp.zeros_like(a), NAN)
@@ -271,43 +299,43 @@ def nll(xp: Any, options: Options, rows: tuple[Array, ...], shared: tuple[Array 
     return (pairwise_sum(xp, distance(xp, a[..., None] * goal.weight, zero[..., None], x)),)
 
 
-def logsumexp(xp: Any, options: Options, rows: tuple[Array, ...], shared: tuple[()]) -> tuple[Array]:
+def logsumexp(xp: Any, options: Options, rows: Arrays, shared: Arrays) -> Arrays:
     """Rows ``(x,)`` -> log-sum-exp (*lead)."""
-    x = xp.astype(rows[0], options.dtype, copy=False)
+    x = cast(xp, rows[0], options.dtype)
     state = softmax_state(xp, options, x)
     m = xp.max(x, axis=-1)
     return (xp.where(xp.isfinite(m), state.m + xp.log1p(state.s), m),)
 
 
-def log_softmax(xp: Any, options: Options, rows: tuple[Array, ...], shared: tuple[()]) -> tuple[Array]:
+def log_softmax(xp: Any, options: Options, rows: Arrays, shared: Arrays) -> Arrays:
     """Rows ``(x,)`` -> log-probabilities (*lead, C)."""
-    x = xp.astype(rows[0], options.dtype, copy=False)
+    x = cast(xp, rows[0], options.dtype)
     state = softmax_state(xp, options, x)
     return ((x - state.m[..., None]) - xp.log1p(state.s)[..., None],)
 
 
-def softmax(xp: Any, options: Options, rows: tuple[Array, ...], shared: tuple[()]) -> tuple[Array]:
+def softmax(xp: Any, options: Options, rows: Arrays, shared: Arrays) -> Arrays:
     """Rows ``(x,)`` -> probabilities (*lead, C) in the dtype of `x`."""
-    state = softmax_state(xp, options, xp.astype(rows[0], options.dtype, copy=False))
-    return (xp.astype(state.exp(xp) / (1 + state.s)[..., None], rows[0].dtype, copy=False),)
+    state = softmax_state(xp, options, cast(xp, rows[0], options.dtype))
+    return (cast(xp, state.exp(xp) / (1 + state.s)[..., None], rows[0].dtype),)
 
 
-def binary(xp: Any, options: Options, rows: tuple[Array, ...], shared: tuple[()]) -> tuple[Array]:
+def binary(xp: Any, options: Options, rows: Arrays, shared: Arrays) -> Arrays:
     """Elements ``(logits, labels, positive weight, a)`` -> loss, of the same shape."""
     return (_binary(xp, options, rows)[0],)
 
 
-def binary_and_grad(xp: Any, options: Options, rows: tuple[Array, ...], shared: tuple[()]) -> tuple[Array, Array]:
+def binary_and_grad(xp: Any, options: Options, rows: Arrays, shared: Arrays) -> Arrays:
     """Elements ``(logits, labels, positive weight, a)`` -> loss, gradient in the dtype of the logits."""
     loss, x, t, no, yes = _binary(xp, options, rows)
     g = (no * xp.where(x >= 0, 1.0, t) - yes * xp.where(x >= 0, t, 1.0)) / (1 + t)
-    return loss, xp.astype(g, rows[0].dtype, copy=False)
+    return loss, cast(xp, g, rows[0].dtype)
 
 
-def _binary(xp: Any, options: Options, rows: tuple[Array, ...]) -> tuple[Array, Array, Array, Array, Array]:
+def _binary(xp: Any, options: Options, rows: Arrays) -> Arrays:
     logits, labels, positive, a = rows
-    x = xp.where(a == 0, 0.0, xp.astype(logits, options.dtype, copy=False))
-    y = xp.astype(labels, options.dtype, copy=False)
+    x = xp.where(a == 0, 0.0, cast(xp, logits, options.dtype))
+    y = cast(xp, labels, options.dtype)
     no, yes = a * (1 - y), a * y if positive is None else a * y * positive
     t = xp.exp(-xp.abs(x))
     zero = xp.zeros_like(x)

@@ -5,6 +5,7 @@ from typing import Any
 
 import array_api_strict
 import numpy as np
+
 from xent_any import Backend, Task
 
 

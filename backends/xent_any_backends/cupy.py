@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import cupy
+
 from xent_any import Backend
 
 

@@ -1,51 +1,85 @@
-"""JAX: each kernel is compiled."""
+"""JAX: each kernel is compiled, together with the loop over its blocks."""
 
 import functools
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
+
 from xent_any import Backend, Task
-
-
-@functools.partial(jax.jit, static_argnums=(0, 1, 2))
-def _compiled(kernel: Any, xp: Any, options: Any, rows: Any, shared: Any) -> Any:
-    return kernel(xp, options, rows, shared)
 
 
 class JAX(Backend):
     name = "jax"
     version = jax.__version__
+    block_bytes = 1 << 22
     deviations = {
-        "subnormal": "XLA on the CPU flushes results below the smallest normal number to 0.",
+        "subnormal": "XLA on the CPU flushes numbers below the smallest normal one to 0",
     }
 
     def namespace(self) -> Any:
-        return jax.numpy
+        return jnp
 
     def devices(self) -> Sequence[Any]:
         return jax.devices()
 
     def asarray(self, values: Any, dtype: str, device: Any) -> Any:
-        return jnp.asarray(np.asarray(values, dtype=dtype), device=device)
+        return jax.device_put(np.asarray(values, dtype=dtype), device)
 
     def to_numpy(self, array: Any) -> Any:
         return np.asarray(array)
 
     def device(self, array: Any) -> Any:
-        return None if isinstance(array, jax.core.Tracer) else array.sharding
+        if isinstance(array, jax.core.Tracer) or not array.committed:  # JAX moves it to where it is used
+            return None
+        return frozenset(array.devices())
 
     def arange(self, xp: Any, like: Any, stop: int) -> Any:
-        return xp.arange(stop)  # JAX moves it to where it is used
+        return xp.arange(stop)
 
     def is_readable(self, array: Any) -> bool:
         return not isinstance(array, jax.core.Tracer) and all(d.platform == "cpu" for d in array.devices())
 
     def run(self, task: Task) -> tuple[Any, ...]:
-        results: tuple[Any, ...] = _compiled(*task[:5])
-        return results
+        arrays = [a for a in (*task.rows, *task.shared) if a is not None]
+        if any(isinstance(a, jax.core.Tracer) or len(a.devices()) > 1 for a in arrays):
+            return task.at_once()  # who traces, compiles or differentiates; shards stay where they are
+        count = max(1, min(math.prod(task.lead), self.block_bytes // task.row_bytes()))
+        dtypes = tuple(np.dtype(dtype) for _, dtype in task.results)
+        return tuple(_compiled(task.kernel, task.options, task.rows, task.shared, task.lead, dtypes, count))
+
+
+@functools.partial(jax.jit, static_argnames=("kernel", "options", "lead", "dtypes", "count"))
+def _compiled(kernel: Any, options: Any, rows: Any, shared: Any, lead: Any, dtypes: Any, count: int) -> Any:
+    """Run the kernel on `count` rows at a time; the last block starts early enough to be whole."""
+    total = math.prod(lead)
+    if count >= total:
+        return kernel(jnp, options, rows, shared)
+    flat = [None if a is None else a.reshape(total, *a.shape[len(lead) :]) for a in rows]
+
+    def block(start: Any) -> Any:
+        cut = [None if a is None else lax.dynamic_slice_in_dim(_packed(a), start, count).view(a.dtype) for a in flat]
+        return [_packed(part) for part in kernel(jnp, options, cut, shared)]
+
+    def step(i: Any, results: Any) -> Any:
+        start = jnp.minimum(i * count, total - count)
+        return [
+            lax.dynamic_update_slice_in_dim(result, part, start, 0)
+            for result, part in zip(results, block(start), strict=True)
+        ]
+
+    empty = [jnp.empty((total, *part.shape[1:]), part.dtype) for part in jax.eval_shape(block, 0)]
+    results = lax.fori_loop(0, -(-total // count), step, empty)
+    return [r.view(dtype).reshape(*lead, *r.shape[1:]) for r, dtype in zip(results, dtypes, strict=True)]
+
+
+def _packed(array: Any) -> Any:
+    """The bits of bfloat16, which XLA on the CPU would otherwise hold in float32 for the whole loop."""
+    return array.view(jnp.uint16) if array.dtype == jnp.bfloat16 else array
 
 
 BACKEND = JAX()

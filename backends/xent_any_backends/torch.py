@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from array_api_compat import torch as torch_namespace
 from torch._C._functorch import is_functorch_wrapped_tensor
+
 from xent_any import Backend, Task
 
 
