@@ -5,10 +5,10 @@ import sys
 from importlib.metadata import EntryPoint
 
 import pytest
-from xent_any_conformance import cli
 
 import xent_any
 from xent_any import _backend
+from xent_any_conformance import cli
 
 RUN = "import sys; from xent_any_conformance.cli import main; sys.exit(main(sys.argv[1:]))"
 

@@ -7,9 +7,9 @@ import sys
 
 import numpy as np
 import pytest
-from xent_any_conformance import cli
 
 import xent_any
+from xent_any_conformance import cli
 
 for module in cli.EXTRA:
     pytest.importorskip(module)

@@ -13,9 +13,9 @@ MP.prec = 200  # its exponents have no limit, and nothing below cancels
 class Truth:
     """One row's loss and gradient in many digits, and how far a computed one may be off.
 
-    The promise is a relative error of ``(8 + d) u``: u is the unit roundoff, d the largest distance ``|x_j - max|`` that
-    contributes noticeably, which is read as: whose exponential is at least u of the sum of those of the other classes.
-    Below the smallest normal number the promise is two subnormal spacings.
+    The promise is a relative error of ``(8 + d) u``: u is the unit roundoff, d the largest distance ``|x_j - max|``
+    that contributes noticeably, which is read as: whose exponential is at least u times the sum of those of all classes
+    but the maximum. A result below the smallest normal number may be off by two subnormal spacings, if that is more.
     """
 
     loss: mpmath.mpf

@@ -51,9 +51,10 @@ class Task(NamedTuple):
 
     def row_bytes(self) -> int:
         """Bytes of one row of classes, in the precision computed in."""
-        sizes = [math.prod(a.shape[len(self.lead) :]) for a in self.rows if a is not None]
+        sizes: list[int] = [math.prod(a.shape[len(self.lead) :]) for a in self.rows if a is not None]
         sizes += [a.shape[0] for a in self.shared if a is not None]
-        return max(sizes) * int(self.xp.finfo(self.options.dtype).bits) // 8
+        bits = int(self.xp.finfo(self.options.dtype).bits)
+        return max(sizes) * bits // 8
 
     def in_blocks(self, block_bytes: int) -> Arrays:
         """Run the kernel block by block; each block's results are written to their place in the whole ones.

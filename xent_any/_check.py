@@ -160,7 +160,7 @@ def binary_problem(
     wrong = ~((values >= 0) & (values <= 1))
     position = first_true(context, wrong)
     if position is not None:
-        raise ValueError(f"labels: expected probabilities in [0, 1], but {at('labels', labels, position)}")
+        raise ValueError(f"labels: expected probabilities in [0, 1], but {at(xp, 'labels', labels, position)}")
     if isinstance(pos_weight, float):
         pos_weight = xp.full_like(logits, pos_weight, dtype=dtype)
     elif pos_weight is not None:
@@ -269,7 +269,7 @@ def checked_weight(context: Context, name: str, weight: Array, dtype: Any, *, po
     position = first_true(context, wrong)
     if position is not None:
         expected = "a positive finite number" if positive else "finite numbers that are not negative"
-        raise ValueError(f"{name}: expected {expected}, but {at(name, weight, position)}")
+        raise ValueError(f"{name}: expected {expected}, but {at(xp, name, weight, position)}")
     return xp.where(wrong, NAN, values)
 
 
@@ -297,7 +297,7 @@ def class_indices(
     position = first_true(context, wrong)
     if position is not None:
         allowed = "" if ignore_index is None else f" or the ignore_index {ignore_index}"
-        found = at("labels", labels, position)
+        found = at(xp, "labels", labels, position)
         raise IndexError(f"labels: expected class indices in [0, {count}){allowed}, but {found}")
     return y, ignored, wrong
 
@@ -381,8 +381,12 @@ def dtype_text(array: Array) -> str:
     return str(array.dtype).rpartition(".")[2]
 
 
-def at(name: str, array: Array, position: tuple[int, ...]) -> str:
+def at(xp: Any, name: str, array: Array, position: tuple[int, ...]) -> str:
     """``name[i, j] is value``."""
     value = array[position]
+    if hasattr(value, "item"):
+        value = value.item()
+    else:
+        value = int(value) if xp.isdtype(array.dtype, "integral") else float(value)
     index = f"[{', '.join(map(str, position))}]" if position else ""
-    return f"{name}{index} is {value.item() if hasattr(value, 'item') else value}"
+    return f"{name}{index} is {value}"

@@ -120,7 +120,7 @@ def cross_entropy(logits: Array, labels: Array, **options: Unpack[CrossEntropyOp
     >>> float(xent_any.cross_entropy(logits, np.asarray([0, 1])))
     0.25126446...
     >>> float(xent_any.cross_entropy(np.asarray([17, 0, 0, 0], dtype=np.float32), np.asarray(0)))
-    1.24197...e-07
+    1.2419810...e-07
     """
     problem, _ = _check.cross_entropy_problem(logits, labels, **options)
     (loss,) = problem.run(_rows.loss, (problem.scale,))

@@ -59,9 +59,9 @@ class Target(NamedTuple):
 class Softmax(NamedTuple):
     """The state of a row over its classes; see the module's formulas.
 
-    ``exp(x - m)`` is held as ``e * root * root`` and ``s`` as ``others * root * root``, with `root` 1 but for a row whose
-    other classes are all far below its maximum: there ``s`` alone may be subnormal, and have lost its digits, when a
-    multiple of it is not.
+    ``exp(x - m)`` is held as ``e * root * root`` and ``s`` as ``others * root * root``, with `root` 1 but for a row
+    whose other classes are all far below its maximum: there ``s`` alone may be subnormal, and have lost its digits,
+    when a multiple of it is not.
     """
 
     at: Array  # (*lead, C) bool, true at one maximum of each row, k
@@ -72,7 +72,7 @@ class Softmax(NamedTuple):
     s: Array  # (*lead)
 
     def exp(self, xp: Any) -> Array:
-        """exp(x - m), of shape (*lead, C)."""
+        """``exp(x - m)``, of shape (*lead, C)."""
         return self.exp_times(xp, xp.ones_like(self.s))
 
     def exp_times(self, xp: Any, c: Array) -> Array:
@@ -80,7 +80,7 @@ class Softmax(NamedTuple):
         return xp.where(self.at, c[..., None], self.e * (c * self.root * self.root)[..., None])
 
     def s_times(self, c: Array) -> Array:
-        """C s, for c of shape (*lead)."""
+        """``c s``, for c of shape (*lead)."""
         return c * self.root * self.others * self.root
 
 
