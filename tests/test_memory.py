@@ -1,0 +1,67 @@
+"""Half-precision logits are never upcast whole."""
+
+import tracemalloc
+
+import numpy as np
+import pytest
+
+import xent_any
+
+N, C = 400, 20_000
+FUNCTIONS = [xent_any.cross_entropy, xent_any.cross_entropy_value_and_grad]
+
+
+@pytest.mark.parametrize("f", FUNCTIONS, ids=lambda f: f.__name__)
+def test_numpy(f):
+    x, y = np.zeros((N, C), np.float16), np.zeros(N, np.int64)
+    f(x[:2], y[:2])
+    tracemalloc.start()
+    try:
+        result = f(x, y)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    results = x.nbytes if isinstance(result, tuple) else 0
+    assert peak - results < N * C * 4 / 4
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("f", FUNCTIONS, ids=lambda f: f.__name__)
+def test_torch(f, dtype):
+    torch = pytest.importorskip("torch")
+    from torch.utils._python_dispatch import TorchDispatchMode  # noqa: PLC0415
+
+    class Largest(TorchDispatchMode):
+        """The most elements of a float32 tensor that any operation returned."""
+
+        elements = 0
+
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            out = func(*args, **(kwargs or {}))
+            if isinstance(out, torch.Tensor) and out.dtype == torch.float32:
+                self.elements = max(self.elements, out.numel())
+            return out
+
+    x, y = torch.zeros((N, C), dtype=getattr(torch, dtype)), torch.zeros(N, dtype=torch.int64)
+    with Largest() as largest:
+        f(x, y)
+    assert 0 < largest.elements < N * C / 4
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_jax(dtype, monkeypatch):
+    """XLA's own account of the memory that the compiled kernel needs beside its inputs and results."""
+    pytest.importorskip("jax")
+    from xent_any_backends import jax as adapter  # noqa: PLC0415
+
+    used = []
+
+    def measured(*args, compiled=adapter._compiled):
+        used.append(compiled.lower(*args).compile().memory_analysis().temp_size_in_bytes)
+        return compiled(*args)
+
+    monkeypatch.setattr(adapter, "_compiled", measured)
+    x, y = adapter.jnp.zeros((N, C), dtype), adapter.jnp.zeros(N, int)
+    xent_any.cross_entropy_value_and_grad(x, y)
+    # bfloat16 is copied once, as its own 16 bits
+    assert used[-1] < N * C * 4 / 3 + (x.nbytes if dtype == "bfloat16" else 0)
