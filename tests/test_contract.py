@@ -347,16 +347,19 @@ def test_a_row_is_the_same_to_the_bit_whatever_is_around_it(lib, shape, rng):
     """Also across the edges of blocks."""
     if lib.name == "array_api_strict" and shape[0] > 10_000:
         pytest.skip("array_api_strict runs in blocks of a few rows: too slow for this many")
-    x, y = rng.normal(size=shape).astype(np.float32), rng.integers(0, shape[-1], shape[:-1])
-    loss, grad = value_and_grad(lib, x, y, reduction="none")
-    rows, labels = x.reshape(-1, shape[-1]), y.reshape(-1)
-    loss, grad = loss.reshape(-1), grad.reshape(rows.shape)
-    for part in ([0], [len(rows) - 1], slice(len(rows) // 2, len(rows) // 2 + 37)):
-        loss2, grad2 = value_and_grad(lib, rows[part], labels[part], reduction="none")
-        np.testing.assert_array_equal(loss2, loss[part])
-        np.testing.assert_array_equal(grad2, grad[part])
-    alone, _ = value_and_grad(lib, rows[0], labels[0], reduction="none")
-    assert alone == loss[0]
+    ulps = 4 if "bitwise" in lib.backend.deviations else 0
+    x, q = rng.normal(size=shape).astype(np.float32), rng.random(size=shape).astype(np.float32)
+    for y in (rng.integers(0, shape[-1], shape[:-1]), q):
+        loss, grad = value_and_grad(lib, x, y, reduction="none")
+        rows, labels = x.reshape(-1, shape[-1]), y.reshape(-1, *y.shape[len(shape) - 1 :])
+        loss, grad = loss.reshape(-1), grad.reshape(rows.shape)
+        for part in ([0], [len(rows) - 1], slice(len(rows) // 2, len(rows) // 2 + 37)):
+            loss2, grad2 = value_and_grad(lib, rows[part], labels[part], reduction="none")
+            np.testing.assert_array_max_ulp(loss2, loss[part], ulps)
+            # of the gradient's two terms, about 1, for probability labels
+            np.testing.assert_allclose(grad2, grad[part], rtol=0, atol=ulps * np.spacing(np.abs(grad[part]).max()))
+        alone, _ = value_and_grad(lib, rows[0], labels[0], reduction="none")
+        np.testing.assert_array_max_ulp(alone, loss[0], ulps)
 
 
 def test_concurrent_calls(x):
@@ -495,3 +498,19 @@ def test_wrong_labels_under_jit_are_nan(x64):
         np.testing.assert_array_equal(np.isnan(grad), [[False] * 3, [True] * 3])
         closed = jax.jit(lambda a: xent_any.cross_entropy(a, jax.numpy.asarray([0, 7]), reduction="none"))
         np.testing.assert_array_equal(np.isnan(closed(jax.numpy.zeros((2, 3)))), [False, True])
+
+
+def test_the_slope_of_wrong_labels_alone_is_nan():
+    jax = pytest.importorskip("jax")
+    x, y = jax.numpy.zeros((1, 2)), jax.numpy.asarray([7])
+    assert np.isnan(jax.jit(xent_any.cross_entropy_jvp)(x, x, y)[1])
+
+
+def test_weights_that_overflow_are_not_silently_zero(lib):
+    x, y = lib(np.asarray([[3.0, 0], [1, 2]])), lib(np.asarray([0, 0]))
+    with np.errstate(over="ignore", invalid="ignore"):
+        loss, grad = xent_any.cross_entropy_value_and_grad(x, y, sample_weight=lib([1e308, 1e308]))
+    assert np.isnan(float(loss))
+    assert np.isnan(lib.numpy(grad)).all()
+    loss = xent_any.cross_entropy(x, y, sample_weight=lib([1.7e308, 0]), reduction="none")
+    assert np.isfinite(lib.numpy(loss)).all()

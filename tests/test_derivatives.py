@@ -154,3 +154,66 @@ def test_binary(lib, pi, rng):
     # Fourth order: an error of h**4 and of u / h
     np.testing.assert_allclose(lib.numpy(grad), (8 * (f(h) - f(-h)) - f(2 * h) + f(-2 * h)) / (12 * h), atol=1e-11)
     assert float(loss) == float(xent_any.binary_cross_entropy(z, y, pos_weight=pi))
+
+
+@pytest.mark.parametrize("gap", [30.0, 45.0, 70.0, 90.0, 100.0, 400.0, 720.0, 800.0])
+@pytest.mark.parametrize("label", [0, 1])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_autodiff_of_confident_rows_is_finite(gap, label, dtype):
+    x = np.asarray([gap, 0, 1], dtype)
+    expected = xent_any.cross_entropy_value_and_grad(x, np.asarray(label))[1]
+    torch, jax = pytest.importorskip("torch"), pytest.importorskip("jax")
+
+    def on_torch(a):
+        return xent_any.cross_entropy(a, torch.tensor(label))
+
+    def on_jax(a):
+        return xent_any.cross_entropy(a, jax.numpy.asarray(label))
+
+    tiny = np.finfo(dtype).eps  # autodiff cancels where the formulas do not
+    np.testing.assert_allclose(torch.func.grad(on_torch)(torch.tensor(x)), expected, atol=tiny)
+    np.testing.assert_allclose(jax.grad(on_jax)(jax.numpy.asarray(x)), expected, atol=tiny)
+    assert torch.isfinite(torch.func.hessian(on_torch)(torch.tensor(x))).all()
+    assert np.isfinite(jax.hessian(on_jax)(jax.numpy.asarray(x))).all()
+
+
+@pytest.mark.parametrize("z", [-2.0, 0.0, 1.0])
+@pytest.mark.parametrize("y", [0.0, 0.3, 1.0])
+def test_autodiff_of_binary(z, y):
+    """Also at 0, where |z| has no derivative."""
+    torch, jax = pytest.importorskip("torch"), pytest.importorskip("jax")
+    p = 1 / (1 + np.exp(-z))
+
+    def on_torch(a):
+        return xent_any.binary_cross_entropy(a, torch.tensor(y, dtype=a.dtype))
+
+    def on_jax(a):
+        return xent_any.binary_cross_entropy(a, jax.numpy.asarray(y))
+
+    t = torch.tensor(z, dtype=torch.float64)
+    assert float(torch.func.grad(on_torch)(t)) == pytest.approx(p - y, abs=1e-15)
+    assert float(torch.func.hessian(on_torch)(t)) == pytest.approx(p * (1 - p), rel=1e-14)
+    assert float(jax.grad(on_jax)(z)) == pytest.approx(p - y, abs=1e-15)
+    assert float(jax.hessian(on_jax)(z)) == pytest.approx(p * (1 - p), rel=1e-14)
+
+
+@pytest.mark.parametrize("reduction", ["sum", "mean"])
+def test_gradients_reach_weights_of_zero(rng, reduction):
+    torch = pytest.importorskip("torch")
+    lib = library("torch")
+    x, y = lib(rng.normal(size=(3, 4))), lib(np.asarray([0, 2, 1]))
+    s = lib([0.0, 1.0, 2.0])
+
+    def f(s):
+        return xent_any.cross_entropy(x, y, sample_weight=s, reduction=reduction)
+
+    each = xent_any.cross_entropy(x, y, reduction="none")
+    expected = each if reduction == "sum" else (each - f(s)) / 3
+    torch.testing.assert_close(torch.func.grad(f)(s), expected)
+    q = lib(rng.random((3, 4)))
+
+    def binary(s):
+        return xent_any.binary_cross_entropy(x, q, sample_weight=s, reduction="sum")
+
+    weights = lib(np.eye(3, 4))
+    torch.testing.assert_close(torch.func.grad(binary)(weights), xent_any.binary_cross_entropy(x, q, reduction="none"))

@@ -137,7 +137,9 @@ def test_weights(lib, error, message, options):
         (ValueError, "denominator: expected None with reduction 'sum', got 3", {"denominator": 3, "reduction": "sum"}),
         (ValueError, "denominator: expected None with reduction 'none'", {"denominator": 3.0, "reduction": "none"}),
         (TypeError, "ignore_index: expected an integer or None, got float", {"ignore_index": 1.0}),
-        (TypeError, "unexpected keyword argument 'weight'", {"weight": 1}),
+        (TypeError, "() got an unexpected keyword argument 'weight'", {"weight": 1}),
+        (TypeError, "() got an unexpected keyword argument 'vectors'", {"vectors": {}}),
+        (ValueError, "denominator: expected a positive finite number or", {"denominator": 10**400}),
     ],
 )
 def test_numbers(lib, error, message, options):
@@ -208,3 +210,25 @@ def test_errors_survive_optimisation():
     )
     output = subprocess.run([sys.executable, "-O", "-c", code], capture_output=True, text=True, check=True).stdout
     assert output.strip() == "raised"
+
+
+def test_numbers_that_float32_does_not_hold(lib):
+    x, y = lib(X, np.float32), lib(Y)
+    for name, value in (("softcap", 1e39), ("softcap", 1e-39), ("denominator", 1e-50), ("z_loss", 1e200)):
+        message = f"{name}: expected a number in the range of float32, got {value}"
+        rejects(ValueError, message, xent_any.cross_entropy, x, y, **{name: value})
+    for value in (1e-50, 1e50):
+        weight = lib(np.asarray([1, 1, value]))
+        if lib.backend.is_readable(weight):
+            message = (
+                f"sample_weight: expected finite float32 numbers that are not negative, but sample_weight[2] is {value}"
+            )
+            with np.errstate(over="ignore"):
+                rejects(ValueError, message, xent_any.cross_entropy, x, y, sample_weight=weight)
+
+
+def test_numpy_arrays_of_another_arithmetic():
+    masked = np.ma.masked_array(X, mask=X > 1)
+    message = "logits: expected a plain array, got MaskedArray"
+    rejects(TypeError, message, xent_any.cross_entropy, masked, Y)
+    rejects(TypeError, "labels: expected a plain array, got MaskedArray", xent_any.cross_entropy, X, np.ma.array(Y))

@@ -25,6 +25,18 @@ def test_numpy(f):
     assert peak - results < N * C * 4 / 4
 
 
+def test_binary_on_numpy():
+    z = np.zeros((N, C), np.float16)
+    tracemalloc.start()
+    try:
+        xent_any.binary_cross_entropy_value_and_grad(z, z)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    # The gradient, the loss of each element in float32 and the halves that sum it; and blocks.
+    assert peak < z.nbytes + z.size * 4 * (1 + 1 / 2 + 1 / 4) + 2**21
+
+
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 @pytest.mark.parametrize("f", FUNCTIONS, ids=lambda f: f.__name__)
 def test_torch(f, dtype):

@@ -128,6 +128,10 @@ class Backend:
         device = self.device(like)
         return xp.arange(stop) if device is None else xp.arange(stop, device=device)
 
+    def rejects(self, array: Array) -> str | None:
+        """Why `array` cannot be computed with although its library's others can; None where it can."""
+        return None
+
     def is_readable(self, array: Array) -> bool:
         """Whether a value of `array` can be read now, without waiting for a device or computing something lazy."""
         return False

@@ -44,13 +44,16 @@ class Problem(NamedTuple):
         task = Task(kernel, self.context.xp, self.options, (*self.rows, *more), self.shared, self.lead, like)
         return self.context.backend.run(task)
 
-    def reduce(self, losses: Array, over_nothing: float = NAN) -> Array:
-        """Reduce the losses of all rows, which are scaled already."""
+    def total(self, values: Array) -> Array:
+        """Reduce a value of each row, which is scaled already."""
         if self.reduction == "none":
-            return losses
-        xp = self.context.xp
-        total = _rows.pairwise_sum(xp, xp.reshape(losses, (-1,)))
-        return total if self.divisor is None else xp.where(self.divisor == 0, over_nothing, total)
+            return values
+        return _rows.pairwise_sum(self.context.xp, self.context.xp.reshape(values, (-1,)))
+
+    def reduce(self, losses: Array) -> Array:
+        """Reduce the losses of all rows, which are scaled already; the mean over nothing is NaN."""
+        total = self.total(losses)
+        return total if self.divisor is None else self.context.xp.where(self.divisor == 0, NAN, total)
 
     def restore(self, x: Array) -> Array:
         """An array like the rows' logits in the shape of the logits as given."""
@@ -62,6 +65,7 @@ def cross_entropy_problem(
     labels: Array,
     name: str = "logits",
     vectors: Mapping[str, Array] = NOTHING,
+    /,
     *,
     axis: int = -1,
     class_weight: Array | None = None,
@@ -87,7 +91,9 @@ def cross_entropy_problem(
     for key, vector in vectors.items():
         require_shape(key, vector, logits.shape, f"that of {name}")
         if vector.dtype != logits.dtype:
-            raise TypeError(f"{key}: expected {dtype_text(logits)}, the dtype of {name}, got {dtype_text(vector)}")
+            raise TypeError(
+                f"{key}: expected {dtype_text(logits.dtype)}, the dtype of {name}, got {dtype_text(vector.dtype)}"
+            )
     options = Options(
         dtype := computed_dtype(xp, logits.dtype),
         backend.arange,
@@ -95,6 +101,7 @@ def cross_entropy_problem(
         number("z_loss", z_loss, "a finite number that is not negative", 0.0, LARGEST),
         None if softcap is None else positive_number("softcap", softcap, "a positive finite number"),
     )
+    require_held(xp, dtype, {"z_loss": z_loss, "softcap": softcap, "denominator": denominator})
     if class_weight is not None:
         require_shape("class_weight", class_weight, (count,), "one for each class")
         class_weight = checked_weight(context, "class_weight", class_weight, dtype)
@@ -125,7 +132,7 @@ def cross_entropy_problem(
     else:
         raise TypeError(
             "labels: expected an integer dtype (class indices) or a real floating one (class probabilities), "
-            f"got {dtype_text(labels)}"
+            f"got {dtype_text(labels.dtype)}"
         )
     scale, divisor = scaled(context, weight, total, wrong, denominator if reduction == "mean" else 1.0)
     problem = Problem(context, options, axis, shape, (x, labels, scale), (class_weight,), scale, divisor, reduction)
@@ -154,15 +161,18 @@ def binary_problem(
     require_floating(xp, "logits", logits)
     require_shape("labels", labels, logits.shape, "that of logits")
     if not xp.isdtype(labels.dtype, ("integral", "real floating")):
-        raise TypeError(f"labels: expected a real floating or an integer dtype, got {dtype_text(labels)}")
+        raise TypeError(f"labels: expected a real floating or an integer dtype, got {dtype_text(labels.dtype)}")
     dtype = computed_dtype(xp, logits.dtype)
-    values = _rows.cast(xp, labels, dtype) if xp.isdtype(labels.dtype, "integral") else labels
-    wrong = ~((values >= 0) & (values <= 1))
-    position = first_true(context, wrong)
-    if position is not None:
-        raise ValueError(f"labels: expected probabilities in [0, 1], but {at(xp, 'labels', labels, position)}")
+    require_held(xp, dtype, {"pos_weight": pos_weight, "denominator": denominator})
+    if backend.is_readable(labels):
+        values = _rows.cast(xp, labels, dtype) if xp.isdtype(labels.dtype, "integral") else labels
+        position = first_true(context, ~((values >= 0) & (values <= 1)))
+        if position is not None:
+            raise ValueError(f"labels: expected probabilities in [0, 1], but {at(xp, 'labels', labels, position)}")
+    # What all elements share is held once.
+    one = xp.ones_like(logits[tuple(slice(0, min(1, n)) for n in logits.shape)], dtype=dtype)
     if isinstance(pos_weight, float):
-        pos_weight = xp.full_like(logits, pos_weight, dtype=dtype)
+        pos_weight = xp.broadcast_to(one * pos_weight, logits.shape)
     elif pos_weight is not None:
         sizes = zip(reversed(pos_weight.shape), reversed(logits.shape), strict=False)
         if pos_weight.ndim > logits.ndim or any(given not in (1, size) for given, size in sizes):
@@ -171,11 +181,14 @@ def binary_problem(
                 f"got {shape_text(pos_weight.shape)}"
             )
         pos_weight = xp.broadcast_to(checked_weight(context, "pos_weight", pos_weight, dtype), logits.shape)
-    weight = xp.ones_like(logits, dtype=dtype)
+    weight, size = one, math.prod(logits.shape)
     if sample_weight is not None:
         require_shape("sample_weight", sample_weight, logits.shape, "that of logits")
         weight = checked_weight(context, "sample_weight", sample_weight, dtype)
-    scale, divisor = scaled(context, weight, None, wrong, denominator if reduction == "mean" else 1.0)
+    elif denominator is None and size > 0:
+        denominator = float(size)
+    scale, divisor = scaled(context, weight, None, None, denominator if reduction == "mean" else 1.0)
+    scale = xp.broadcast_to(scale, logits.shape)
     options = Options(dtype, backend.arange)
     return Problem(
         context, options, -1, logits.shape, (logits, labels, pos_weight, scale), (), scale, divisor, reduction
@@ -214,6 +227,9 @@ def one_library(arrays: Mapping[str, Array | None]) -> Context:
         if found[name] is not xp:
             ours, other = (str(n.__name__).removeprefix("array_api_compat.") for n in (xp, found[name]))
             raise TypeError(f"{name}: expected an array of the library of {first}, {ours}, got one of {other}")
+        reason = backend.rejects(array)
+        if reason is not None:
+            raise TypeError(f"{name}: {reason}")
         other = backend.device(array)
         if device is not None and other is not None and device != other:
             raise ValueError(f"{name}: expected an array on the device of {first}, {device}, got one on {other}")
@@ -222,7 +238,7 @@ def one_library(arrays: Mapping[str, Array | None]) -> Context:
 
 def require_floating(xp: Any, name: str, array: Array) -> None:
     if not xp.isdtype(array.dtype, "real floating"):
-        raise TypeError(f"{name}: expected a real floating dtype, got {dtype_text(array)}")
+        raise TypeError(f"{name}: expected a real floating dtype, got {dtype_text(array.dtype)}")
 
 
 def require_shape(name: str, array: Array, shape: tuple[int, ...], of: str) -> None:
@@ -233,13 +249,25 @@ def require_shape(name: str, array: Array, shape: tuple[int, ...], of: str) -> N
 def number(name: str, value: Any, expected: str, low: float, high: float) -> float:
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{name}: expected {expected}, got {type(value).__name__}")
-    if not low <= float(value) <= high:
+    try:
+        result = float(value)
+    except OverflowError:
+        result = INF
+    if not low <= result <= high:
         raise ValueError(f"{name}: expected {expected}, got {value}")
-    return float(value)
+    return result
 
 
 def positive_number(name: str, value: Any, expected: str) -> float:
     return number(name, value, expected, math.nextafter(0.0, 1.0), LARGEST)
+
+
+def require_held(xp: Any, dtype: Any, values: Mapping[str, Any]) -> None:
+    """Numbers must neither overflow nor lose digits in the precision that they are computed in."""
+    largest = float(xp.finfo(dtype).max)
+    for name, value in values.items():
+        if isinstance(value, Real) and value != 0 and not 4 / largest <= abs(float(value)) <= largest:
+            raise ValueError(f"{name}: expected a number in the range of {dtype_text(dtype)}, got {value}")
 
 
 def checked_denominator(denominator: float | Array | None, reduction: str) -> float | Array | None:
@@ -263,12 +291,15 @@ def checked_weight(context: Context, name: str, weight: Array, dtype: Any, *, po
     """`weight` in `dtype`; what is negative or not finite raises where it can be read, elsewhere it is NaN."""
     xp = context.xp
     if not xp.isdtype(weight.dtype, ("bool", "integral", "real floating")):
-        raise TypeError(f"{name}: expected a real dtype, got {dtype_text(weight)}")
+        raise TypeError(f"{name}: expected a real dtype, got {dtype_text(weight.dtype)}")
     values = _rows.cast(xp, weight, dtype)
     wrong = ~(((values > 0) if positive else (values >= 0)) & (values < INF))
+    if weight.dtype != dtype and xp.isdtype(weight.dtype, "real floating"):
+        wrong = wrong | ((values == 0) & (weight > 0))  # it would silently be a weight of 0
     position = first_true(context, wrong)
     if position is not None:
-        expected = "a positive finite number" if positive else "finite numbers that are not negative"
+        kind = dtype_text(values.dtype)
+        expected = f"a positive finite {kind}" if positive else f"finite {kind} numbers that are not negative"
         raise ValueError(f"{name}: expected {expected}, but {at(xp, name, weight, position)}")
     return xp.where(wrong, NAN, values)
 
@@ -303,7 +334,7 @@ def class_indices(
 
 
 def scaled(
-    context: Context, weight: Array, total: Array | None, wrong: Array, denominator: float | Array | None
+    context: Context, weight: Array, total: Array | None, wrong: Array | None, denominator: float | Array | None
 ) -> tuple[Array, Array | None]:
     """Each row's weight over the divisor, NaN for a wrong label; and the divisor, if it is the sum of the weights.
 
@@ -313,14 +344,16 @@ def scaled(
     xp = context.xp
     divisor = None
     if denominator is None:
-        counted = xp.where(wrong | (weight == 0), 0.0, weight if total is None else weight * total)
+        counted = weight if total is None else weight * total
+        counted = counted if wrong is None else xp.where(wrong, 0.0, counted)
         divisor = _rows.pairwise_sum(xp, xp.reshape(counted, (-1,)))
+        divisor = xp.where(divisor < INF, divisor, NAN)  # or all weights would silently turn to 0
         weight = xp.where(divisor == 0, 0.0, weight / xp.where(divisor == 0, 1.0, divisor))
     elif not isinstance(denominator, float):
         weight = weight / checked_weight(context, "denominator", denominator, weight.dtype, positive=True)
     elif denominator != 1:
         weight = weight / denominator
-    return xp.where(wrong, NAN, weight), divisor
+    return (weight if wrong is None else xp.where(wrong, NAN, weight)), divisor
 
 
 def first_true(context: Context, wrong: Array) -> tuple[int, ...] | None:
@@ -377,8 +410,8 @@ def shape_text(shape: tuple[int, ...]) -> str:
     return f"({', '.join(map(str, shape))}{',' if len(shape) == 1 else ''})"
 
 
-def dtype_text(array: Array) -> str:
-    return str(array.dtype).rpartition(".")[2]
+def dtype_text(dtype: Any) -> str:
+    return getattr(dtype, "__name__", str(dtype)).rpartition(".")[2]
 
 
 def at(xp: Any, name: str, array: Array, position: tuple[int, ...]) -> str:

@@ -1,6 +1,8 @@
 """The public functions: each checks its arguments, runs one kernel on the rows and reduces."""
 
+import functools
 import inspect
+import operator
 from collections.abc import Callable
 from typing import Any, Literal, TypedDict, TypeVar, Unpack
 
@@ -30,13 +32,20 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 
 
 def _spell_out_options(function: _F) -> _F:
-    """Show the options and their defaults, which `_check` declares, in the signature."""
+    """Show the options and their defaults, which `_check` declares, in the signature, and refuse others."""
     own = [p for p in inspect.signature(function).parameters.values() if p.kind is not p.VAR_KEYWORD]
-    options = [
-        p for p in inspect.signature(_check.cross_entropy_problem).parameters.values() if p.kind is p.KEYWORD_ONLY
-    ]
-    function.__signature__ = inspect.Signature(own + options)  # type: ignore[attr-defined]  # inspect reads it
-    return function
+    declared = inspect.signature(_check.cross_entropy_problem).parameters.values()
+    signature = inspect.Signature(own + [p for p in declared if p.kind is p.KEYWORD_ONLY])
+
+    @functools.wraps(function)
+    def public(*args: Any, **options: Any) -> Any:
+        for name in options:
+            if name not in signature.parameters:
+                raise TypeError(f"{function.__name__}() got an unexpected keyword argument {name!r}")
+        return function(*args, **options)
+
+    public.__signature__ = signature  # type: ignore[attr-defined]  # inspect reads it
+    return public  # type: ignore[return-value]  # of the same signature
 
 
 @_spell_out_options
@@ -203,9 +212,9 @@ def cross_entropy_jvp(
     >>> float(slope)
     -0.5
     """
-    problem, (tangent,) = _check.cross_entropy_problem(logits, labels, vectors={"tangent": tangent}, **options)
+    problem, (tangent,) = _check.cross_entropy_problem(logits, labels, "logits", {"tangent": tangent}, **options)
     loss, slope = problem.run(_rows.loss_and_jvp, (problem.scale, problem.scale), tangent)
-    return problem.reduce(loss), problem.reduce(slope, over_nothing=0.0)
+    return problem.reduce(loss), problem.total(slope)
 
 
 @_spell_out_options
@@ -239,7 +248,7 @@ def cross_entropy_hvp(logits: Array, vector: Array, labels: Array, **options: Un
     >>> xent_any.cross_entropy_hvp(np.zeros((1, 2)), np.asarray([[1.0, 0.0]]), np.asarray([0]))
     array([[ 0.25, -0.25]])
     """
-    problem, (vector,) = _check.cross_entropy_problem(logits, labels, vectors={"vector": vector}, **options)
+    problem, (vector,) = _check.cross_entropy_problem(logits, labels, "logits", {"vector": vector}, **options)
     (product,) = problem.run(_rows.hvp, (problem.rows[0],), vector)
     return problem.restore(product)
 
@@ -333,7 +342,7 @@ def logsumexp(x: Array, axis: int = -1, keepdims: bool = False) -> Array:
     result = _check.transform(_rows.logsumexp, x, axis, keeps_axis=False, keeps_dtype=False)
     if not keepdims:
         return result
-    return array_namespace(x).expand_dims(result, axis=axis)
+    return array_namespace(x).expand_dims(result, axis=operator.index(axis))
 
 
 def log_softmax(x: Array, axis: int = -1) -> Array:

@@ -69,6 +69,7 @@ class Softmax(NamedTuple):
     e: Array  # (*lead, C), 0 at k
     others: Array  # (*lead), the sum of e
     root: Array  # (*lead)
+    far: Array  # (*lead) bool, where root is not 1
     s: Array  # (*lead)
 
     def exp(self, xp: Any) -> Array:
@@ -82,6 +83,11 @@ class Softmax(NamedTuple):
     def s_times(self, c: Array) -> Array:
         """``c s``, for c of shape (*lead)."""
         return c * self.root * self.others * self.root
+
+    def log1p_times(self, xp: Any, c: Array) -> Array:
+        """``c log1p(s)``, for c of shape (*lead); the series, where s is at most C exp(-60)."""
+        s = self.s
+        return xp.where(self.far, self.s_times(c * (1 - s * (0.5 - s / 3))), c * xp.log1p(s))
 
 
 def pairwise_sum(xp: Any, a: Array) -> Array:
@@ -120,7 +126,7 @@ def softmax_state(xp: Any, options: Options, x: Array) -> Softmax:
     e = xp.exp(others - base[..., None])
     total = pairwise_sum(xp, e)
     root = xp.exp(0.5 * (base - m))
-    return Softmax(at, m, e, total, root, root * total * root)
+    return Softmax(at, m, e, total, root, far, root * total * root)
 
 
 def label_weight(xp: Any, options: Options, rows: Arrays, shared: Arrays) -> Arrays:
@@ -154,19 +160,18 @@ def target(xp: Any, options: Options, x: Array, labels: Array, w: Array | None) 
     return Target(None, q, pairwise_sum(xp, q))
 
 
-def masked(xp: Any, x: Array, a: Array, uncounted: Array) -> tuple[Array, Array]:
-    """`x` with rows of zeros for those of weight zero, and which they are (*lead).
+def masked(xp: Any, x: Array, uncounted: Array) -> Array:
+    """`x` with rows of zeros where an `uncounted` one could not be computed with.
 
-    A row whose scale is 0 is one; so is an `uncounted` one where its logits could not be computed with.
+    Only there: with respect to its weight of 0, the derivative of a row is its loss.
     """
-    blank = (a == 0) | (uncounted & ~xp.isfinite(xp.max(x, axis=-1)))
-    return xp.where(blank[..., None], 0.0, x), blank
+    return xp.where((uncounted & ~xp.isfinite(xp.max(x, axis=-1)))[..., None], 0.0, x)
 
 
 def distance(xp: Any, weight: Array, m: Array, x: Array) -> Array:
     """``weight (m - x)`` without overflow in the difference; 0 for weight 0 on an absent class."""
-    half = 0.5 * m - 0.5 * x
-    return 2 * weight * xp.where((weight == 0) & (x == -INF), 0.0, half)
+    half = weight * xp.where((weight == 0) & (x == -INF), 0.0, 0.5 * m - 0.5 * x)
+    return half + half
 
 
 def _cap(xp: Any, options: Options, x: Array) -> tuple[Array, Array | None, Array | None]:
@@ -188,7 +193,7 @@ class _Rows(NamedTuple):
     slope: Array | None  # (*lead, C)
     curvature: Array | None  # (*lead, C)
     a: Array  # (*lead)
-    blank: Array  # (*lead) bool
+    uncounted: Array  # (*lead) bool, rows of weight 0
     target: Target
     softmax: Softmax
     lse: Array  # (*lead)
@@ -199,21 +204,20 @@ def _forward(xp: Any, options: Options, rows: Arrays, shared: Arrays) -> _Rows:
     (logits, labels, a), (w,) = rows[:3], shared
     x = cast(xp, logits, options.dtype)
     goal = target(xp, options, x, labels, w)
-    x, blank = masked(xp, x, a, (goal.total == 0) & (options.z_loss == 0))
+    uncounted = (a == 0) | ((goal.total == 0) & (options.z_loss == 0))
+    x = masked(xp, x, uncounted)
     x, slope, curvature = _cap(xp, options, x)
     state = softmax_state(xp, options, x)
     log1p = xp.log1p(state.s)
-    # log1p(s) / s, to multiply s with after all the rest
-    ratio = xp.where(state.s == 0, 1.0, log1p / xp.where(state.s == 0, 1.0, state.s))
     if goal.weight is None:
         loss = distance(xp, a * goal.total, state.m, pick(xp, x, goal.is_label))
     else:
         loss = pairwise_sum(xp, distance(xp, a[..., None] * goal.weight, state.m[..., None], x))
-    loss = loss + state.s_times(a * goal.total) * ratio
+    loss = loss + state.log1p_times(xp, a * goal.total)
     lse = state.m + log1p
     if options.z_loss != 0:
         loss = loss + a * options.z_loss * lse * lse
-    return _Rows(x, slope, curvature, a, blank, goal, state, lse, loss)
+    return _Rows(x, slope, curvature, a, uncounted, goal, state, lse, loss)
 
 
 def _gradient(xp: Any, options: Options, f: _Rows) -> Array:
@@ -235,6 +239,12 @@ def _gradient(xp: Any, options: Options, f: _Rows) -> Array:
         scale[..., None] * (1 + (s[..., None] - state.exp(xp))),
     )
     return ((total + extra)[..., None] - weight) * state.exp_times(xp, scale) - weight * rest
+
+
+def _direction(xp: Any, options: Options, f: _Rows, v: Array) -> Array:
+    """A tangent or vector (*lead, C) in the precision computed in; in rows of weight 0 it may hold anything."""
+    v = cast(xp, v, options.dtype)
+    return xp.where(f.uncounted[..., None] & ~xp.isfinite(v), 0.0, v)
 
 
 def loss(xp: Any, options: Options, rows: Arrays, shared: Arrays) -> Arrays:
@@ -261,14 +271,13 @@ def loss_and_jvp(
     g = _gradient(xp, options, f)
     if f.slope is not None:
         g = g * f.slope
-    t = xp.where(f.blank[..., None], 0.0, cast(xp, rows[3], options.dtype))
-    return f.loss, pairwise_sum(xp, g * t)
+    return f.loss, pairwise_sum(xp, g * _direction(xp, options, f, rows[3]))
 
 
 def hvp(xp: Any, options: Options, rows: Arrays, shared: Arrays) -> Arrays:
     """Rows ``(logits, labels, a, v)`` -> Hessian times v (*lead, C) in the dtype of the logits."""
     f = _forward(xp, options, rows, shared)
-    v = xp.where(f.blank[..., None], 0.0, cast(xp, rows[3], options.dtype))
+    v = _direction(xp, options, f, rows[3])
     u = v if f.slope is None else v * f.slope
     p = f.softmax.exp(xp) / (1 + f.softmax.s)[..., None]
     # Measured from its value at the maximum, then from its mean, twice: neither a confident row, whose mean is nearly
@@ -292,7 +301,7 @@ def nll(xp: Any, options: Options, rows: Arrays, shared: Arrays) -> Arrays:
     (log_probs, labels, a), (w,) = rows, shared
     x = cast(xp, log_probs, options.dtype)
     goal = target(xp, options, x, labels, w)
-    x, _ = masked(xp, x, a, goal.total == 0)
+    x = masked(xp, x, (a == 0) | (goal.total == 0))
     zero = xp.where(xp.isfinite(xp.max(x, axis=-1)), xp.zeros_like(a), NAN)
     if goal.weight is None:
         return (distance(xp, a * goal.total, zero, pick(xp, x, goal.is_label)),)
@@ -334,13 +343,16 @@ def binary_and_grad(xp: Any, options: Options, rows: Arrays, shared: Arrays) -> 
 
 def _binary(xp: Any, options: Options, rows: Arrays) -> Arrays:
     logits, labels, positive, a = rows
-    x = xp.where(a == 0, 0.0, cast(xp, logits, options.dtype))
+    x = cast(xp, logits, options.dtype)
+    x = xp.where((a == 0) & ~xp.isfinite(x), 0.0, x)
     y = cast(xp, labels, options.dtype)
+    y = xp.where((y >= 0) & (y <= 1), y, NAN)
     no, yes = a * (1 - y), a * y if positive is None else a * y * positive
-    t = xp.exp(-xp.abs(x))
-    zero = xp.zeros_like(x)
+    # One condition for |x|, max(x, 0) and max(-x, 0): at 0 they are then differentiated on the same side.
+    right = x >= 0
+    t = xp.exp(xp.where(right, -x, x))
     log1p = xp.log1p(t)
     # softplus(x) = max(x, 0) + log1p(exp(-|x|)); an infinite logit costs nothing under the label that it is sure of
-    below = xp.where((no == 0) & (x == INF), 0.0, xp.maximum(x, zero) + log1p)
-    above = xp.where((yes == 0) & (x == -INF), 0.0, xp.maximum(-x, zero) + log1p)
+    below = xp.where((no == 0) & (x == INF), 0.0, xp.where(right, x, 0.0) + log1p)
+    above = xp.where((yes == 0) & (x == -INF), 0.0, xp.where(right, 0.0, -x) + log1p)
     return no * below + yes * above, x, t, no, yes

@@ -19,6 +19,7 @@ class JAX(Backend):
     block_bytes = 1 << 22
     deviations = {
         "subnormal": "XLA on the CPU flushes numbers below the smallest normal one to 0",
+        "bitwise": "XLA fuses products with sums as the shape suggests, on which a row's last bit may depend",
     }
 
     def namespace(self) -> Any:

@@ -18,6 +18,11 @@ class NumPy(Backend):
     def to_numpy(self, array: Any) -> Any:
         return array
 
+    def rejects(self, array: Any) -> str | None:
+        if isinstance(array, np.ma.MaskedArray | np.matrix):  # their arithmetic is another
+            return f"expected a plain array, got {type(array).__name__}"
+        return None
+
     def is_readable(self, array: Any) -> bool:
         return True
 
