@@ -40,9 +40,7 @@ class Options(NamedTuple):
     """The numbers that a kernel is compiled with."""
 
     dtype: Any  # the precision computed in
-    arange: Callable[
-        [Any, Array, int], Array
-    ]  # (xp, array on the wanted device, C) -> (C,) of the default integer dtype
+    arange: Callable[[Any, Array, int], Array]  # `xent_any.Backend.arange`
     label_smoothing: float = 0.0
     z_loss: float = 0.0
     softcap: float | None = None
@@ -77,7 +75,7 @@ class Softmax(NamedTuple):
         return self.exp_times(xp, xp.ones_like(self.s))
 
     def exp_times(self, xp: Any, c: Array) -> Array:
-        """C exp(x - m), of shape (*lead, C), for c of shape (*lead)."""
+        """The multiple ``c exp(x - m)``, of shape (*lead, C), for c of shape (*lead)."""
         return xp.where(self.at, c[..., None], self.e * (c * self.root * self.root)[..., None])
 
     def s_times(self, c: Array) -> Array:
@@ -199,6 +197,10 @@ class _Rows(NamedTuple):
     lse: Array  # (*lead)
     loss: Array  # (*lead)
 
+    def uncapped(self, g: Array) -> Array:
+        """The chain rule of the cap, in either direction, for g of shape (*lead, C)."""
+        return g if self.slope is None else g * self.slope
+
 
 def _forward(xp: Any, options: Options, rows: Arrays, shared: Arrays) -> _Rows:
     (logits, labels, a), (w,) = rows[:3], shared
@@ -208,13 +210,12 @@ def _forward(xp: Any, options: Options, rows: Arrays, shared: Arrays) -> _Rows:
     x = masked(xp, x, uncounted)
     x, slope, curvature = _cap(xp, options, x)
     state = softmax_state(xp, options, x)
-    log1p = xp.log1p(state.s)
     if goal.weight is None:
         loss = distance(xp, a * goal.total, state.m, pick(xp, x, goal.is_label))
     else:
         loss = pairwise_sum(xp, distance(xp, a[..., None] * goal.weight, state.m[..., None], x))
     loss = loss + state.log1p_times(xp, a * goal.total)
-    lse = state.m + log1p
+    lse = state.m + xp.log1p(state.s)
     if options.z_loss != 0:
         loss = loss + a * options.z_loss * lse * lse
     return _Rows(x, slope, curvature, a, uncounted, goal, state, lse, loss)
@@ -252,25 +253,16 @@ def loss(xp: Any, options: Options, rows: Arrays, shared: Arrays) -> Arrays:
     return (_forward(xp, options, rows, shared).loss,)
 
 
-def loss_and_grad(
-    xp: Any, options: Options, rows: tuple[Array, ...], shared: tuple[Array | None]
-) -> tuple[Array, Array]:
+def loss_and_grad(xp: Any, options: Options, rows: Arrays, shared: Arrays) -> Arrays:
     """Rows ``(logits, labels, a)`` -> loss (*lead), gradient (*lead, C) in the dtype of the logits."""
     f = _forward(xp, options, rows, shared)
-    g = _gradient(xp, options, f)
-    if f.slope is not None:
-        g = g * f.slope
-    return f.loss, cast(xp, g, rows[0].dtype)
+    return f.loss, cast(xp, f.uncapped(_gradient(xp, options, f)), rows[0].dtype)
 
 
-def loss_and_jvp(
-    xp: Any, options: Options, rows: tuple[Array, ...], shared: tuple[Array | None]
-) -> tuple[Array, Array]:
+def loss_and_jvp(xp: Any, options: Options, rows: Arrays, shared: Arrays) -> Arrays:
     """Rows ``(logits, labels, a, tangent)`` -> loss (*lead), its directional derivative (*lead)."""
     f = _forward(xp, options, rows, shared)
-    g = _gradient(xp, options, f)
-    if f.slope is not None:
-        g = g * f.slope
+    g = f.uncapped(_gradient(xp, options, f))
     return f.loss, pairwise_sum(xp, g * _direction(xp, options, f, rows[3]))
 
 
@@ -278,7 +270,7 @@ def hvp(xp: Any, options: Options, rows: Arrays, shared: Arrays) -> Arrays:
     """Rows ``(logits, labels, a, v)`` -> Hessian times v (*lead, C) in the dtype of the logits."""
     f = _forward(xp, options, rows, shared)
     v = _direction(xp, options, f, rows[3])
-    u = v if f.slope is None else v * f.slope
+    u = f.uncapped(v)
     p = f.softmax.exp(xp) / (1 + f.softmax.s)[..., None]
     # Measured from its value at the maximum, then from its mean, twice: neither a confident row, whose mean is nearly
     # that value, nor an outlier at the maximum, far from the mean, loses its digits.
@@ -291,8 +283,8 @@ def hvp(xp: Any, options: Options, rows: Arrays, shared: Arrays) -> Arrays:
     h = (f.a * (f.target.total + (2 * z * f.lse if z != 0 else 0.0)))[..., None] * (p * centred)
     if z != 0:
         h = h + (f.a * 2 * z * (origin + shift))[..., None] * p
-    if f.slope is not None:
-        h = h * f.slope + _gradient(xp, options, f) * f.curvature * v
+    if f.curvature is not None:
+        h = f.uncapped(h) + _gradient(xp, options, f) * f.curvature * v
     return (cast(xp, h, rows[0].dtype),)
 
 
