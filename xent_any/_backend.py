@@ -128,6 +128,29 @@ class Backend:
         device = self.device(like)
         return xp.arange(stop) if device is None else xp.arange(stop, device=device)
 
+    def top(self, xp: Any, x: Array) -> tuple[Array, Array]:
+        """One class of each row (*lead, C) with the row's maximum, and that maximum; inf and NaN are maxima as well.
+
+        The maximum is differentiated with respect to that one class, also where classes tie.
+        """
+        classes = self.arange(xp, x, x.shape[-1])
+        m = xp.max(x, axis=-1)
+        k = xp.min(xp.where(x == m[..., None], classes, x.shape[-1]), axis=-1)
+        return k, xp.where(xp.isnan(m), m, self.pick(xp, x, k))
+
+    def pick(self, xp: Any, a: Array, k: Array) -> Array:
+        """The element of each row of `a`, (*lead, C) or (C,), at the class `k` (*lead)."""
+        return xp.sum(xp.where(self.arange(xp, a, a.shape[-1]) == k[..., None], a, 0.0), axis=-1)
+
+    def put(self, xp: Any, a: Array, k: Array, value: Array | float, *, owned: bool = False) -> Array:
+        """`a` (*lead, C) with `value`, a number or (*lead), at the class `k` (*lead); `owned` may be written to."""
+        value = value if isinstance(value, float) else value[..., None]
+        return xp.where(self.arange(xp, a, a.shape[-1]) == k[..., None], value, a)
+
+    def may_hold(self, xp: Any, condition: Array) -> bool:
+        """Whether `condition` may be true anywhere: true if it cannot be read."""
+        return not self.is_readable(condition) or bool(xp.any(condition))
+
     def rejects(self, array: Array) -> str | None:
         """Why `array` cannot be computed with although its library's others can; None where it can."""
         return None

@@ -96,7 +96,7 @@ def cross_entropy_problem(
             )
     options = Options(
         dtype := computed_dtype(xp, logits.dtype),
-        backend.arange,
+        backend,
         number("label_smoothing", label_smoothing, "a number in [0, 1]", 0.0, 1.0),
         number("z_loss", z_loss, "a finite number that is not negative", 0.0, LARGEST),
         None if softcap is None else positive_number("softcap", softcap, "a positive finite number"),
@@ -189,7 +189,7 @@ def binary_problem(
         denominator = float(size)
     scale, divisor = scaled(context, weight, None, None, denominator if reduction == "mean" else 1.0)
     scale = xp.broadcast_to(scale, logits.shape)
-    options = Options(dtype, backend.arange)
+    options = Options(dtype, backend)
     return Problem(
         context, options, -1, logits.shape, (logits, labels, pos_weight, scale), (), scale, divisor, reduction
     )
@@ -201,7 +201,7 @@ def transform(kernel: Kernel, x: Array, axis: int, *, keeps_axis: bool, keeps_dt
     xp, backend = context
     require_floating(xp, "x", x)
     axis = class_axis(x, axis, "x")
-    options = Options(computed_dtype(xp, x.dtype), backend.arange)
+    options = Options(computed_dtype(xp, x.dtype), backend)
     rows = classes_last(xp, x, axis)
     like = rows if keeps_axis else rows[..., 0]
     dtype = x.dtype if keeps_dtype else options.dtype
@@ -330,7 +330,8 @@ def class_indices(
         allowed = "" if ignore_index is None else f" or the ignore_index {ignore_index}"
         found = at(xp, "labels", labels, position)
         raise IndexError(f"labels: expected class indices in [0, {count}){allowed}, but {found}")
-    return y, ignored, wrong
+    # A class for every row: what ignored and wrong ones have is scaled by 0 and NaN.
+    return xp.where(wrong if ignored is None else wrong | ignored, 0, y), ignored, wrong
 
 
 def scaled(

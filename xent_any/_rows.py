@@ -20,8 +20,7 @@ whole, ``options`` is hashable. It returns a tuple of arrays. A backend may comp
 parallel or attach derivatives to it: see `xent_any.Backend.run`.
 """
 
-from collections.abc import Callable
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 Array: TypeAlias = Any
 """An array of any library that follows the Array API standard."""
@@ -36,11 +35,20 @@ FAR = 60.0
 float32's smallest normal number, exp(-87), below which a sum of many terms would lose its digits."""
 
 
+class Primitives(Protocol):
+    """What libraries do in ways of their own; `xent_any.Backend` documents it and has the portable forms."""
+
+    def top(self, xp: Any, x: Array) -> tuple[Array, Array]: ...
+    def pick(self, xp: Any, a: Array, k: Array) -> Array: ...
+    def put(self, xp: Any, a: Array, k: Array, value: Array | float, *, owned: bool = False) -> Array: ...
+    def may_hold(self, xp: Any, condition: Array) -> bool: ...
+
+
 class Options(NamedTuple):
-    """The numbers that a kernel is compiled with."""
+    """What a kernel is compiled with."""
 
     dtype: Any  # the precision computed in
-    arange: Callable[[Any, Array, int], Array]  # `xent_any.Backend.arange`
+    backend: Primitives
     label_smoothing: float = 0.0
     z_loss: float = 0.0
     softcap: float | None = None
@@ -49,7 +57,7 @@ class Options(NamedTuple):
 class Target(NamedTuple):
     """What a row should be: a label per row, or a weight per class."""
 
-    is_label: Array | None  # (*lead, C) bool; of index labels without smoothing
+    label: Array | None  # (*lead), of index labels without smoothing
     weight: Array | None  # (*lead, C), Q; of all the others
     total: Array  # (*lead), T
 
@@ -62,7 +70,7 @@ class Softmax(NamedTuple):
     when a multiple of it is not.
     """
 
-    at: Array  # (*lead, C) bool, true at one maximum of each row, k
+    k: Array  # (*lead), one class of each row with the maximum
     m: Array  # (*lead), NaN where the maximum is not finite
     e: Array  # (*lead, C), 0 at k
     others: Array  # (*lead), the sum of e
@@ -70,13 +78,13 @@ class Softmax(NamedTuple):
     far: Array  # (*lead) bool, where root is not 1
     s: Array  # (*lead)
 
-    def exp(self, xp: Any) -> Array:
+    def exp(self, xp: Any, options: Options) -> Array:
         """``exp(x - m)``, of shape (*lead, C)."""
-        return self.exp_times(xp, xp.ones_like(self.s))
+        return self.exp_times(xp, options, xp.ones_like(self.s))
 
-    def exp_times(self, xp: Any, c: Array) -> Array:
+    def exp_times(self, xp: Any, options: Options, c: Array) -> Array:
         """The multiple ``c exp(x - m)``, of shape (*lead, C), for c of shape (*lead)."""
-        return xp.where(self.at, c[..., None], self.e * (c * self.root * self.root)[..., None])
+        return options.backend.put(xp, self.e * (c * self.root * self.root)[..., None], self.k, c, owned=True)
 
     def s_times(self, c: Array) -> Array:
         """``c s``, for c of shape (*lead)."""
@@ -105,32 +113,23 @@ def cast(xp: Any, a: Array, dtype: Any) -> Array:
     return a if a.dtype == dtype else xp.astype(a, dtype)
 
 
-def pick(xp: Any, a: Array, at: Array) -> Array:
-    """The element of the last axis where `at`, true at most once in a row, is true; 0 where it is nowhere."""
-    return xp.sum(xp.where(at, a, 0.0), axis=-1)
-
-
 def softmax_state(xp: Any, options: Options, x: Array) -> Softmax:
-    classes = options.arange(xp, x, x.shape[-1])
-    m = xp.max(x, axis=-1)
-    first = xp.min(xp.where(x == m[..., None], classes, x.shape[-1]), axis=-1)
-    at = classes == first[..., None]
-    # Picked, not the maximum itself: it then differentiates with respect to one class, also where classes tie.
-    m = xp.where(xp.isfinite(m), pick(xp, x, at), NAN)
-    others = xp.where(at, -INF, x)
+    k, m = options.backend.top(xp, x)
+    m = xp.where(xp.isfinite(m), m, NAN)
+    others = options.backend.put(xp, x, k, -INF)
     top = xp.max(others, axis=-1)
     far = (m - top > FAR) & (top > -INF)
     base = xp.where(far, top, m)
     e = xp.exp(others - base[..., None])
     total = pairwise_sum(xp, e)
     root = xp.exp(0.5 * (base - m))
-    return Softmax(at, m, e, total, root, far, root * total * root)
+    return Softmax(k, m, e, total, root, far, root * total * root)
 
 
 def label_weight(xp: Any, options: Options, rows: Arrays, shared: Arrays) -> Arrays:
-    """Rows ``(labels,)``, shared ``(class_weight,)`` -> weight of each row's index label (*lead), 0 for no class."""
+    """Rows ``(labels,)``, shared ``(class_weight,)`` -> weight of each row's index label (*lead)."""
     (labels,), (w,) = rows, shared
-    return (pick(xp, w, options.arange(xp, labels, w.shape[0]) == labels[..., None]),)
+    return (options.backend.pick(xp, w, labels),)
 
 
 def label_total(xp: Any, options: Options, rows: Arrays, shared: Arrays) -> Arrays:
@@ -145,12 +144,10 @@ def target(xp: Any, options: Options, x: Array, labels: Array, w: Array | None) 
     count = x.shape[-1]
     if labels.ndim == x.ndim:
         q = cast(xp, labels, options.dtype)
+    elif options.label_smoothing == 0:
+        return Target(labels, None, xp.ones_like(x[..., 0]) if w is None else options.backend.pick(xp, w, labels))
     else:
-        is_label = options.arange(xp, x, count) == labels[..., None]
-        if options.label_smoothing == 0:
-            total = xp.ones_like(x[..., 0]) if w is None else pick(xp, w, is_label)
-            return Target(is_label, None, total)
-        q = xp.astype(is_label, options.dtype)
+        q = options.backend.put(xp, xp.zeros_like(x), labels, 1.0, owned=True)
     if options.label_smoothing != 0:
         q = q * (1 - options.label_smoothing) + options.label_smoothing / count
     if w is not None:
@@ -158,11 +155,13 @@ def target(xp: Any, options: Options, x: Array, labels: Array, w: Array | None) 
     return Target(None, q, pairwise_sum(xp, q))
 
 
-def masked(xp: Any, x: Array, uncounted: Array) -> Array:
+def masked(xp: Any, options: Options, x: Array, uncounted: Array) -> Array:
     """`x` with rows of zeros where an `uncounted` one could not be computed with.
 
     Only there: with respect to its weight of 0, the derivative of a row is its loss.
     """
+    if not options.backend.may_hold(xp, uncounted):
+        return x
     return xp.where((uncounted & ~xp.isfinite(xp.max(x, axis=-1)))[..., None], 0.0, x)
 
 
@@ -207,11 +206,11 @@ def _forward(xp: Any, options: Options, rows: Arrays, shared: Arrays) -> _Rows:
     x = cast(xp, logits, options.dtype)
     goal = target(xp, options, x, labels, w)
     uncounted = (a == 0) | ((goal.total == 0) & (options.z_loss == 0))
-    x = masked(xp, x, uncounted)
+    x = masked(xp, options, x, uncounted)
     x, slope, curvature = _cap(xp, options, x)
     state = softmax_state(xp, options, x)
     if goal.weight is None:
-        loss = distance(xp, a * goal.total, state.m, pick(xp, x, goal.is_label))
+        loss = distance(xp, a * goal.total, state.m, options.backend.pick(xp, x, goal.label))
     else:
         loss = pairwise_sum(xp, distance(xp, a[..., None] * goal.weight, state.m[..., None], x))
     loss = loss + state.log1p_times(xp, a * goal.total)
@@ -224,27 +223,29 @@ def _forward(xp: Any, options: Options, rows: Arrays, shared: Arrays) -> _Rows:
 def _gradient(xp: Any, options: Options, f: _Rows) -> Array:
     """The gradient with respect to the capped logits, (*lead, C)."""
     state, m, s = f.softmax, f.softmax.m, f.softmax.s
-    is_label, weight, total = f.target
+    label, weight, total = f.target
     scale = f.a / (1 + s)
     extra = 2 * options.z_loss * f.lse if options.z_loss != 0 else xp.zeros_like(s)
     if weight is None:
-        x_y = pick(xp, f.x, is_label)
+        x_y = options.backend.pick(xp, f.x, label)
         e_y = xp.exp(x_y - m)
         c = scale * total
         rest = xp.where(x_y == m, state.s_times(c), c * (1 + (s - e_y)))
         at_label = scale * extra * e_y - rest
-        return xp.where(is_label, at_label[..., None], state.exp_times(xp, c + scale * extra))
+        return options.backend.put(xp, state.exp_times(xp, options, c + scale * extra), label, at_label, owned=True)
     rest = xp.where(
         f.x == m[..., None],
         state.s_times(scale)[..., None],
-        scale[..., None] * (1 + (s[..., None] - state.exp(xp))),
+        scale[..., None] * (1 + (s[..., None] - state.exp(xp, options))),
     )
-    return ((total + extra)[..., None] - weight) * state.exp_times(xp, scale) - weight * rest
+    return ((total + extra)[..., None] - weight) * state.exp_times(xp, options, scale) - weight * rest
 
 
 def _direction(xp: Any, options: Options, f: _Rows, v: Array) -> Array:
     """A tangent or vector (*lead, C) in the precision computed in; in rows of weight 0 it may hold anything."""
     v = cast(xp, v, options.dtype)
+    if not options.backend.may_hold(xp, f.uncounted):
+        return v
     return xp.where(f.uncounted[..., None] & ~xp.isfinite(v), 0.0, v)
 
 
@@ -271,10 +272,10 @@ def hvp(xp: Any, options: Options, rows: Arrays, shared: Arrays) -> Arrays:
     f = _forward(xp, options, rows, shared)
     v = _direction(xp, options, f, rows[3])
     u = f.uncapped(v)
-    p = f.softmax.exp(xp) / (1 + f.softmax.s)[..., None]
+    p = f.softmax.exp(xp, options) / (1 + f.softmax.s)[..., None]
     # Measured from its value at the maximum, then from its mean, twice: neither a confident row, whose mean is nearly
     # that value, nor an outlier at the maximum, far from the mean, loses its digits.
-    origin = pick(xp, u, f.softmax.at)
+    origin = options.backend.pick(xp, u, f.softmax.k)
     centred = u - origin[..., None]
     shift = pairwise_sum(xp, p * centred)
     centred = centred - shift[..., None]
@@ -293,10 +294,10 @@ def nll(xp: Any, options: Options, rows: Arrays, shared: Arrays) -> Arrays:
     (log_probs, labels, a), (w,) = rows, shared
     x = cast(xp, log_probs, options.dtype)
     goal = target(xp, options, x, labels, w)
-    x = masked(xp, x, (a == 0) | (goal.total == 0))
+    x = masked(xp, options, x, (a == 0) | (goal.total == 0))
     zero = xp.where(xp.isfinite(xp.max(x, axis=-1)), xp.zeros_like(a), NAN)
     if goal.weight is None:
-        return (distance(xp, a * goal.total, zero, pick(xp, x, goal.is_label)),)
+        return (distance(xp, a * goal.total, zero, options.backend.pick(xp, x, goal.label)),)
     return (pairwise_sum(xp, distance(xp, a[..., None] * goal.weight, zero[..., None], x)),)
 
 
@@ -318,7 +319,7 @@ def log_softmax(xp: Any, options: Options, rows: Arrays, shared: Arrays) -> Arra
 def softmax(xp: Any, options: Options, rows: Arrays, shared: Arrays) -> Arrays:
     """Rows ``(x,)`` -> probabilities (*lead, C) in the dtype of `x`."""
     state = softmax_state(xp, options, cast(xp, rows[0], options.dtype))
-    return (cast(xp, state.exp(xp) / (1 + state.s)[..., None], rows[0].dtype),)
+    return (cast(xp, state.exp(xp, options) / (1 + state.s)[..., None], rows[0].dtype),)
 
 
 def binary(xp: Any, options: Options, rows: Arrays, shared: Arrays) -> Arrays:

@@ -18,6 +18,18 @@ class NumPy(Backend):
     def to_numpy(self, array: Any) -> Any:
         return array
 
+    def top(self, xp: Any, x: Any) -> tuple[Any, Any]:
+        k = np.argmax(x, axis=-1)
+        return k, self.pick(xp, x, k)
+
+    def pick(self, xp: Any, a: Any, k: Any) -> Any:
+        return a[k] if a.ndim == 1 else np.take_along_axis(a, k[..., None], axis=-1)[..., 0]
+
+    def put(self, xp: Any, a: Any, k: Any, value: Any, *, owned: bool = False) -> Any:
+        a = a if owned else np.array(a)
+        np.put_along_axis(a, k[..., None], value if isinstance(value, float) else value[..., None], axis=-1)
+        return a
+
     def rejects(self, array: Any) -> str | None:
         if isinstance(array, np.ma.MaskedArray | np.matrix):  # their arithmetic is another
             return f"expected a plain array, got {type(array).__name__}"

@@ -29,6 +29,16 @@ class Torch(Backend):
     def is_readable(self, array: Any) -> bool:
         return array.device.type == "cpu" and self._is_plain(array)
 
+    def top(self, xp: Any, x: Any) -> tuple[Any, Any]:
+        m, k = torch.max(x, dim=-1)
+        return k, m
+
+    def pick(self, xp: Any, a: Any, k: Any) -> Any:
+        return a[k] if a.ndim == 1 else torch.gather(a, -1, k.unsqueeze(-1)).squeeze(-1)
+
+    def put(self, xp: Any, a: Any, k: Any, value: Any, *, owned: bool = False) -> Any:
+        return a.scatter(-1, k.unsqueeze(-1), value if isinstance(value, float) else value.unsqueeze(-1))
+
     def run(self, task: Task) -> tuple[Any, ...]:
         arrays = [a for a in (*task.rows, *task.shared) if a is not None]
         recorded = torch.is_grad_enabled() and any(a.requires_grad for a in arrays)
