@@ -76,9 +76,10 @@ class Backend:
     """How one framework runs the kernels; the defaults suit any array with ``__array_namespace__``.
 
     A framework needs an adapter only to gain something: errors instead of NaN for wrong labels (`is_readable`),
-    blocks (`block_bytes`), compilation (`run`), a line in `xent_any.backends()`. An adapter is an instance of a
-    subclass, published under the entry-point group ``xent_any.backends`` by the name of the top-level module that the
-    framework's array type is defined in.
+    blocks (`block_bytes`), single classes found, read and written by index instead of by comparing (`top`, `pick`,
+    `put`), compilation (`run`), a line in `xent_any.backends()`. An adapter is an instance of a subclass, published
+    under the entry-point group ``xent_any.backends`` by the name of the top-level module that the framework's array
+    type is defined in.
 
     Attributes
     ----------
