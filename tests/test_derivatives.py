@@ -217,3 +217,21 @@ def test_gradients_reach_weights_of_zero(rng, reduction):
 
     weights = lib(np.eye(3, 4))
     torch.testing.assert_close(torch.func.grad(binary)(weights), xent_any.binary_cross_entropy(x, q, reduction="none"))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_torch_forward_over_reverse_of_one_row(dtype):
+    torch = pytest.importorskip("torch")
+    x, v, y = (torch.tensor(a) for a in (np.asarray([1, 3, 2], dtype), np.asarray([1, 0, 2], dtype), np.asarray(0)))
+    product = torch.func.jvp(torch.func.grad(lambda a: xent_any.cross_entropy(a, y)), (x,), (v,))[1]
+    torch.testing.assert_close(product, xent_any.cross_entropy_hvp(x, v, y))
+
+
+def test_hvp_of_a_far_row_survives_a_large_weight():
+    """exp(-95) and less is subnormal in float32; 1e30 times it is not."""
+    y, w = np.asarray([0]), np.asarray([1e30], np.float32)
+    for gap in (61.0, 87.5, 95.0, 100.0):
+        x, v = np.asarray([[gap, 0]], np.float32), np.asarray([[0, 1]], np.float32)
+        product = xent_any.cross_entropy_hvp(x, v, y, sample_weight=w, reduction="sum")
+        true = float(w[0]) * np.exp(-gap)
+        np.testing.assert_allclose(product, [[-true, true]], rtol=2 * (8 + gap) * 2**-24)

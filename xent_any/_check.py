@@ -101,7 +101,11 @@ def cross_entropy_problem(
         number("z_loss", z_loss, "a finite number that is not negative", 0.0, LARGEST),
         None if softcap is None else positive_number("softcap", softcap, "a positive finite number"),
     )
-    require_held(xp, dtype, {"z_loss": z_loss, "softcap": softcap, "denominator": denominator})
+    require_held(
+        xp,
+        dtype,
+        {"label_smoothing": label_smoothing, "z_loss": z_loss, "softcap": softcap, "denominator": denominator},
+    )
     if class_weight is not None:
         require_shape("class_weight", class_weight, (count,), "one for each class")
         class_weight = checked_weight(context, "class_weight", class_weight, dtype)

@@ -162,7 +162,8 @@ def masked(xp: Any, options: Options, x: Array, uncounted: Array) -> Array:
     """
     if not options.backend.may_hold(xp, uncounted):
         return x
-    return xp.where((uncounted & ~xp.isfinite(xp.max(x, axis=-1)))[..., None], 0.0, x)
+    broken = xp.any(~(x < INF), axis=-1) | xp.all(x == -INF, axis=-1)
+    return xp.where((uncounted & broken)[..., None], 0.0, x)
 
 
 def distance(xp: Any, weight: Array, m: Array, x: Array) -> Array:
@@ -177,8 +178,10 @@ def _cap(xp: Any, options: Options, x: Array) -> tuple[Array, Array | None, Arra
         return x, None, None
     finite = xp.isfinite(x)
     ratio = xp.where(finite, x, 0.0) / options.softcap
-    tanh = xp.tanh(ratio)
-    t = xp.exp(-2 * xp.abs(ratio))
+    sign = xp.where(ratio >= 0, xp.ones_like(ratio), -1.0)
+    size = -2 * sign * ratio
+    t = xp.exp(size)
+    tanh = -sign * xp.expm1(size) / (1 + t)
     slope = xp.where(finite, 4 * t / ((1 + t) * (1 + t)), 0.0)  # 1 - tanh^2 without cancellation
     return xp.where(finite, options.softcap * tanh, x), slope, -2 * tanh * slope / options.softcap
 
@@ -225,20 +228,22 @@ def _gradient(xp: Any, options: Options, f: _Rows) -> Array:
     state, m, s = f.softmax, f.softmax.m, f.softmax.s
     label, weight, total = f.target
     scale = f.a / (1 + s)
-    extra = 2 * options.z_loss * f.lse if options.z_loss != 0 else xp.zeros_like(s)
+    extra = 2 * (scale * options.z_loss * f.lse) if options.z_loss != 0 else None
     if weight is None:
         x_y = options.backend.pick(xp, f.x, label)
         e_y = xp.exp(x_y - m)
         c = scale * total
         rest = xp.where(x_y == m, state.s_times(c), c * (1 + (s - e_y)))
-        at_label = scale * extra * e_y - rest
-        return options.backend.put(xp, state.exp_times(xp, options, c + scale * extra), label, at_label, owned=True)
+        at_label = -rest if extra is None else extra * e_y - rest
+        others = state.exp_times(xp, options, c if extra is None else c + extra)
+        return options.backend.put(xp, others, label, at_label, owned=True)
     rest = xp.where(
         f.x == m[..., None],
         state.s_times(scale)[..., None],
         scale[..., None] * (1 + (s[..., None] - state.exp(xp, options))),
     )
-    return ((total + extra)[..., None] - weight) * state.exp_times(xp, options, scale) - weight * rest
+    g = (total[..., None] - weight) * state.exp_times(xp, options, scale) - weight * rest
+    return g if extra is None else g + state.exp_times(xp, options, extra)
 
 
 def _direction(xp: Any, options: Options, f: _Rows, v: Array) -> Array:
@@ -246,7 +251,8 @@ def _direction(xp: Any, options: Options, f: _Rows, v: Array) -> Array:
     v = cast(xp, v, options.dtype)
     if not options.backend.may_hold(xp, f.uncounted):
         return v
-    return xp.where(f.uncounted[..., None] & ~xp.isfinite(v), 0.0, v)
+    usable = xp.abs(v) < 0.25 * float(xp.finfo(options.dtype).max)
+    return xp.where(f.uncounted[..., None] & ~usable, 0.0, v)
 
 
 def loss(xp: Any, options: Options, rows: Arrays, shared: Arrays) -> Arrays:
@@ -272,18 +278,24 @@ def hvp(xp: Any, options: Options, rows: Arrays, shared: Arrays) -> Arrays:
     f = _forward(xp, options, rows, shared)
     v = _direction(xp, options, f, rows[3])
     u = f.uncapped(v)
-    p = f.softmax.exp(xp, options) / (1 + f.softmax.s)[..., None]
+    state, z = f.softmax, options.z_loss
     # Measured from its value at the maximum, then from its mean, twice: neither a confident row, whose mean is nearly
     # that value, nor an outlier at the maximum, far from the mean, loses its digits.
-    origin = options.backend.pick(xp, u, f.softmax.k)
+    origin = options.backend.pick(xp, u, state.k)
     centred = u - origin[..., None]
-    shift = pairwise_sum(xp, p * centred)
+    total = pairwise_sum(xp, state.e * centred) / (1 + state.s)
+    shift = state.root * total * state.root
     centred = centred - shift[..., None]
+    p = state.exp(xp, options) / (1 + state.s)[..., None]
     centred = centred - pairwise_sum(xp, p * centred)[..., None]
-    z = options.z_loss
-    h = (f.a * (f.target.total + (2 * z * f.lse if z != 0 else 0.0)))[..., None] * (p * centred)
+    scale = f.a / (1 + state.s)
+    outer = scale * f.target.total if z == 0 else scale * f.target.total + 2 * (scale * z * f.lse)
+    h = state.exp_times(xp, options, outer) * centred
+    # At a maximum far above the rest the mean alone is left, perhaps subnormal before it is scaled.
+    at_maximum = xp.where(state.far, -(outer * state.root * total * state.root), options.backend.pick(xp, h, state.k))
+    h = options.backend.put(xp, h, state.k, at_maximum, owned=True)
     if z != 0:
-        h = h + (f.a * 2 * z * (origin + shift))[..., None] * p
+        h = h + state.exp_times(xp, options, 2 * (scale * z * (origin + shift)))
     if f.curvature is not None:
         h = f.uncapped(h) + _gradient(xp, options, f) * f.curvature * v
     return (cast(xp, h, rows[0].dtype),)

@@ -10,7 +10,9 @@ from xent_any import Backend, Task
 class NumPy(Backend):
     name = "numpy"
     version = np.__version__
-    block_bytes = 1 << 18
+    # The fastest, or within a tenth of it, of 64 KiB, 256 KiB, 1, 4 and 16 MiB for loss and gradient of float32 logits
+    # of shape (65536, 10), (8192, 1000) and (1024, 32000), on two cores of an x86-64 with AVX-512.
+    block_bytes = 1 << 20
 
     def namespace(self) -> Any:
         return np

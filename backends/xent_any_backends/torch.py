@@ -13,7 +13,8 @@ from xent_any import Backend, Task
 class Torch(Backend):
     name = "torch"
     version = torch.__version__
-    block_bytes = 1 << 20
+    # Measured on the CPU as for NumPy, where 4 MiB was the fastest.
+    block_bytes = 1 << 22
 
     def namespace(self) -> Any:
         return torch_namespace
@@ -40,6 +41,10 @@ class Torch(Backend):
         return a.scatter(-1, k.unsqueeze(-1), value if isinstance(value, float) else value.unsqueeze(-1))
 
     def run(self, task: Task) -> tuple[Any, ...]:
+        if not task.lead:  # one row becomes a batch of one: forward mode gives numbers of no dimensions another dtype
+            rows = tuple(None if a is None else a.unsqueeze(0) for a in task.rows)
+            like = tuple((a.unsqueeze(0), dtype) for a, dtype in task.results)
+            return tuple(r.squeeze(0) for r in self.run(task._replace(rows=rows, lead=(1,), results=like)))
         arrays = [a for a in (*task.rows, *task.shared) if a is not None]
         recorded = torch.is_grad_enabled() and any(a.requires_grad for a in arrays)
         if recorded or not all(map(self._is_plain, arrays)):
