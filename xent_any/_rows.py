@@ -234,7 +234,7 @@ def _gradient(xp: Any, options: Options, f: _Rows) -> Array:
         e_y = xp.exp(x_y - m)
         c = scale * total
         rest = xp.where(x_y == m, state.s_times(c), c * (1 + (s - e_y)))
-        at_label = -rest if extra is None else extra * e_y - rest
+        at_label = (0.0 if extra is None else extra * e_y) - rest  # of an ignored row 0, not -0
         others = state.exp_times(xp, options, c if extra is None else c + extra)
         return options.backend.put(xp, others, label, at_label, owned=True)
     rest = xp.where(
