@@ -150,7 +150,6 @@ def test_a_large_weight_does_not_amplify_the_underflow_of_the_rest(exact):
         exact(x), exact(np.asarray([0])), sample_weight=exact(np.asarray([1e6], np.float32)), reduction="sum"
     )
     if exact.backend.deviations.get("subnormal"):
-        x[0, 0] = 80
         pytest.skip("numbers below the smallest normal one are flushed to 0 here")
     true = 1e6 * np.exp(-98.0)
     assert float(loss) == pytest.approx(true, rel=106 * 2**-24)

@@ -45,10 +45,6 @@ def problem(request, rng):
     return x, v, rng.dirichlet(np.ones(5), size=4)
 
 
-def summed(xp, loss):
-    return xp.sum(loss)
-
-
 @pytest.mark.parametrize("reduction", REDUCTIONS, ids=str)
 def test_differences_at_fifty_digits(problem, options, reduction):
     """Differences of fourth order with step 1e-10: their error is about 1e-40."""

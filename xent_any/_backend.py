@@ -242,10 +242,8 @@ def backends() -> list[BackendInfo]:
     """
     found: dict[str, BackendInfo] = {}
     for entry in _entry_points().values():
-        info = _probe(entry)
-        # Two modules may belong to one framework; if it is missing, it goes by the first one's name.
-        if info.backend is not None or not any(entry.value == other for other in found):
-            found.setdefault(entry.value, info)
+        if entry.value not in found:  # two modules may belong to one framework
+            found[entry.value] = _probe(entry)
     return sorted(found.values(), key=lambda info: info.name)
 
 
