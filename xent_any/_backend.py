@@ -3,6 +3,7 @@
 import functools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from itertools import product
@@ -89,8 +90,12 @@ class Backend:
         The framework's version.
     block_bytes : int or None
         Bytes of logits, in the precision they are computed in, that are computed at a time; None computes all at once.
+    transforms : mapping of str to callable
+        The framework's program transformations: ``jit(f)``, ``vmap(f)``, which maps over the first axis of every
+        argument, ``grad(f)``, with respect to the first argument, and ``jvp(f, x, tangent)``, which returns the
+        derivative alone.
     deviations : mapping of str to str
-        What the framework cannot do of what is promised, and why.
+        The conformance checks that do not hold, by id, and why.
 
     Notes
     -----
@@ -101,6 +106,7 @@ class Backend:
     name: str = "generic"
     version: str = "unknown"
     block_bytes: int | None = None
+    transforms: Mapping[str, Callable[..., Any]] = {}
     deviations: Mapping[str, str] = {}
 
     def namespace(self) -> Any:
@@ -110,6 +116,11 @@ class Backend:
     def devices(self) -> Sequence[Any]:
         """The devices that arrays can be made on now; raises what the framework raises where there are none."""
         return ["cpu"]
+
+    def dtypes(self, device: Any) -> Sequence[str]:
+        """The names of the real floating dtypes that arrays on `device` can have; here those of the standard."""
+        found = self.namespace().__array_namespace_info__().dtypes(device=device, kind=None)
+        return [name for name in ("float32", "float64") if name in found]
 
     def asarray(self, values: Any, dtype: str, device: Any) -> Array:
         """An array of a NumPy array or nested list, of the dtype so named in the standard, on one of `devices`."""
@@ -159,6 +170,10 @@ class Backend:
     def is_readable(self, array: Array) -> bool:
         """Whether a value of `array` can be read now, without waiting for a device or computing something lazy."""
         return False
+
+    def no_waiting(self) -> AbstractContextManager[Any]:
+        """A context in which waiting for a device, or computing something lazy, raises; here nothing is noticed."""
+        return nullcontext()
 
     def run(self, task: Task) -> Arrays:
         """Run the task's kernel on its rows, in blocks of them or at once."""

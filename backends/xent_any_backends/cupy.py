@@ -19,6 +19,9 @@ class CuPy(Backend):
     def devices(self) -> Sequence[Any]:
         return [cupy.cuda.Device(i) for i in range(cupy.cuda.runtime.getDeviceCount())]
 
+    def dtypes(self, device: Any) -> Sequence[str]:
+        return ["float32", "float64", "float16"]
+
     def asarray(self, values: Any, dtype: str, device: Any) -> Any:
         with device:
             return cupy.asarray(values, dtype=dtype)

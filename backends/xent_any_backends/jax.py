@@ -17,9 +17,15 @@ class JAX(Backend):
     name = "jax"
     version = jax.__version__
     block_bytes = 1 << 22
+    transforms = {
+        "jit": jax.jit,
+        "grad": jax.grad,
+        "vmap": jax.vmap,
+        "jvp": lambda f, x, tangent: jax.jvp(f, (x,), (tangent,))[1],
+    }
     deviations = {
-        "subnormal": "XLA on the CPU flushes numbers below the smallest normal one to 0",
-        "bitwise": "XLA fuses products with sums as the shape suggests, on which a row's last bit may depend",
+        "truth.subnormal": "XLA on the CPU flushes numbers below the smallest normal one to 0",
+        "relations.bitwise": "XLA fuses products with sums as the shape suggests, on which a row's last bit may depend",
     }
 
     def namespace(self) -> Any:
@@ -27,6 +33,9 @@ class JAX(Backend):
 
     def devices(self) -> Sequence[Any]:
         return jax.devices()
+
+    def dtypes(self, device: Any) -> Sequence[str]:
+        return [*super().dtypes(device), "float16", "bfloat16"]
 
     def asarray(self, values: Any, dtype: str, device: Any) -> Any:
         return jax.device_put(np.asarray(values, dtype=dtype), device)

@@ -1,5 +1,6 @@
 """NumPy: blocks that stay in cache, and no warnings for the infinities that the formulas provide for."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,9 @@ class NumPy(Backend):
 
     def namespace(self) -> Any:
         return np
+
+    def dtypes(self, device: Any) -> Sequence[str]:
+        return [*super().dtypes(device), "float16"]
 
     def to_numpy(self, array: Any) -> Any:
         return array

@@ -15,6 +15,11 @@ class Torch(Backend):
     version = torch.__version__
     # Measured on the CPU as for NumPy, where 4 MiB was the fastest.
     block_bytes = 1 << 22
+    transforms = {
+        "grad": torch.func.grad,
+        "vmap": torch.func.vmap,
+        "jvp": lambda f, x, tangent: torch.func.jvp(f, (x,), (tangent,))[1],
+    }
 
     def namespace(self) -> Any:
         return torch_namespace
@@ -23,6 +28,9 @@ class Torch(Backend):
         cuda = [torch.device("cuda", i) for i in range(torch.cuda.device_count())]
         mps = [torch.device("mps")] if torch.backends.mps.is_available() else []
         return [torch.device("cpu"), *cuda, *mps]
+
+    def dtypes(self, device: Any) -> Sequence[str]:
+        return [*super().dtypes(device), "float16", "bfloat16"]
 
     def to_numpy(self, array: Any) -> Any:
         return array.detach().cpu().numpy()

@@ -1,0 +1,1 @@
+"""The checks; each test function is one, with an id of its own."""

@@ -1,0 +1,186 @@
+"""What can be certified: the functions of `xent_any` on the arrays of one library, made and laid out in one way.
+
+Each subject runs in a process of its own, which imports only that subject's library.
+"""
+
+import importlib
+import importlib.util
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import entry_points
+from typing import Any
+
+import numpy as np
+import pytest
+
+import xent_any
+from xent_any import Backend
+from xent_any._backend import backend_of
+
+from ._namespace import Namespace
+
+TABLE: Mapping[str, tuple[str, str]] = {
+    "numpy": ("numpy", "numpy"),
+    "numpy-readonly": ("numpy", "numpy"),
+    "numpy-strided": ("numpy", "numpy"),
+    "array_api_strict": ("array_api_strict", "strict"),
+    "array_api_strict-device1": ("array_api_strict", "strict"),
+    "array_api_strict-device2": ("array_api_strict", "strict"),
+    "array_api_strict-no_float64": ("array_api_strict", "strict"),
+    "array_api_strict-no_x64": ("array_api_strict", "strict"),
+    "torch": ("torch", "torch"),
+    "torch-default-float64": ("torch", "torch"),
+    "torch-meta": ("torch", "torch"),
+    "torch-cuda": ("torch", "torch"),
+    "torch-mps": ("torch", "torch"),
+    "jax": ("jax", "jax"),
+    "jax-x32": ("jax", "jax"),
+    "jax-jit": ("jax", "jax"),
+    "jax-cuda": ("jax", "jax"),
+    "cupy": ("cupy", "cupy"),
+    "dask-rows": ("dask", "dask"),
+    "dask-classes": ("dask", "dask"),
+    "mlx": ("mlx", "mlx"),
+    "ndonnx": ("ndonnx", "ndonnx"),
+    "ndonnx-onnxruntime": ("onnxruntime", "ndonnx"),
+    "mparray": ("mparray", "mparray"),
+}
+"""Every subject of ours: its name, the module that it needs, and the file beside this one that loads it."""
+
+HALF = ("float16", "bfloat16")
+
+
+class Unusable(Exception):
+    """Why a subject cannot be certified here."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """An implementation of cross-entropy on the arrays of one library.
+
+    Called with a NumPy array or nested list it makes an array of its own; `numpy` is the way back.
+    """
+
+    name: str
+    backend: Backend  # its record: dtypes, transforms, deviations, how arrays are made
+    device: Any
+    functions: Any = xent_any  # where cross_entropy and the others are found
+    has_values: bool = True  # False where arrays are shapes alone
+    compiled: bool = False  # whether the functions see traced arrays
+    peer: bool = False  # another library's own function: it is measured, and need not pass
+    deviations: Mapping[str, str] = field(default_factory=dict)  # beside those of the backend
+
+    @property
+    def xp(self) -> Any:
+        """The namespace of its arrays."""
+        return self.backend.namespace()
+
+    @property
+    def dtypes(self) -> list[str]:
+        """The names of its real floating dtypes."""
+        return list(self.backend.dtypes(self.device))
+
+    def holds(self, dtype: str) -> bool:
+        """Whether its arrays can have the dtype of that name."""
+        try:
+            found = self.xp.__array_namespace_info__().dtypes(device=self.device, kind=None)
+        except (AttributeError, TypeError):
+            return hasattr(self.xp, dtype)
+        return dtype in found or dtype in self.dtypes
+
+    def reads(self, array: Any) -> bool:
+        """Whether wrong values of `array` are to raise; elsewhere they are NaN."""
+        if self.compiled or not self.has_values:
+            return False
+        # The core's own answer: of a library without an adapter, whatever its record says here, it reads nothing.
+        return backend_of(type(array)).is_readable(array)
+
+    def __call__(self, values: Any, dtype: str | None = None) -> Any:
+        """An array of `values`; without `dtype` of the widest real or integer dtype there is, as the values are."""
+        values = np.asarray(values)
+        if dtype is None:
+            dtype = values.dtype.name
+            if dtype == "float64" and dtype not in self.dtypes:
+                dtype = "float32"
+            if dtype == "int64" and not self.holds(dtype):
+                dtype = "int32"
+        elif not (dtype in self.dtypes or self.holds(dtype)):
+            pytest.skip(f"no {dtype} here")
+        return self.backend.asarray(np.array(values, order="C"), dtype, self.device)
+
+    def dtype(self, array: Any) -> str:
+        """The name of the dtype of one of its arrays."""
+        return dtype_name(array.dtype)
+
+    def numpy(self, array: Any) -> Any:
+        """The same values as a NumPy array, in float32 for half precision."""
+        if not self.has_values:
+            pytest.skip("arrays without values: only shapes, dtypes and errors can be checked")
+        if self.dtype(array) in HALF:
+            array = self.xp.astype(array, self.xp.float32)
+        return np.asarray(self.backend.to_numpy(array))
+
+    def is_where(self, array: Any) -> bool:
+        """Whether an array lies on this subject's device."""
+        made = self.backend.device(self([1.0], "float32"))
+        return made is None or self.backend.device(array) in (None, made)
+
+
+def dtype_name(dtype: Any) -> str:
+    """The standard's name of a dtype of any library."""
+    return str(getattr(dtype, "__name__", dtype)).rpartition(".")[2].lower()
+
+
+def load(name: str) -> Subject:
+    """The subject of that name in `TABLE`, or of a stranger: ``module``, ``module:attribute`` or an entry point.
+
+    The attribute is an `xent_any.Backend`, or a namespace of the Array API standard; without one, it is the module
+    or its ``BACKEND``.
+
+    Raises
+    ------
+    Unusable
+        If it cannot be used here; says why.
+    """
+    if name in TABLE:
+        needs, file = TABLE[name]
+        if importlib.util.find_spec(needs) is None:
+            raise Unusable(f"{needs} is not installed")
+        subject: Subject = importlib.import_module(f"{__name__}._{file}").load(name)
+        return subject
+    published = {entry.name: entry for entry in entry_points(group="xent_any.backends")}
+    if name in published:
+        return _of(published[name].load(), name)
+    module, _, attribute = name.partition(":")
+    try:
+        found = importlib.import_module(module)
+    except ImportError as error:
+        raise Unusable(f"{error}; expected one of {', '.join(TABLE)}, or module:attribute") from error
+    for part in filter(None, attribute.split(".")):
+        if not hasattr(found, part):
+            raise Unusable(f"{module} has no {attribute}")
+        found = getattr(found, part)
+    return _of(getattr(found, "BACKEND", found), name)
+
+
+def _of(found: Any, name: str) -> Subject:
+    if isinstance(found, Subject):
+        return found
+    if isinstance(found, Backend):
+        return Subject(found.name, found, found.devices()[0])
+    if not hasattr(found, "asarray"):
+        raise Unusable(f"{name}: expected an xent_any.Backend or a namespace of the Array API, got {type(found).__name__}")
+    record = Namespace(found)
+    return Subject(record.name, record, record.devices()[0])
+
+
+def names(libraries: list[str]) -> list[str]:
+    """The subjects to certify: those so named, all those of a library so named; by default all there are."""
+    if not libraries:
+        third = [e.name for e in entry_points(group="xent_any.backends") if not e.value.startswith("xent_any_backends.")]
+        return [*TABLE, *sorted(third)]
+    chosen: list[str] = []
+    for given in libraries:
+        ours = [name for name in TABLE if given in (name, name.partition("-")[0])]
+        chosen += ours if given in {name.partition("-")[0] for name in TABLE} else [given]
+    return list(dict.fromkeys(chosen))

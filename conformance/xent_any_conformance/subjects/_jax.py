@@ -1,0 +1,48 @@
+"""JAX: with and without 64-bit types, with every function under jit, on a GPU."""
+
+import functools
+from typing import Any
+
+import jax
+
+import xent_any
+from xent_any_backends.jax import BACKEND
+
+from . import Subject, Unusable
+
+
+class Jitted:
+    """The functions of `xent_any`, each compiled: arrays are arguments, everything else is static."""
+
+    def __getattr__(self, name: str) -> Any:
+        function = getattr(xent_any, name)
+
+        @functools.wraps(function)
+        def call(*arguments: Any, **options: Any) -> Any:
+            arrays = {key: value for key, value in options.items() if isinstance(value, jax.Array)}
+            static = {key: value for key, value in options.items() if key not in arrays}
+            if not all(isinstance(a, jax.Array) for a in arguments):
+                return function(*arguments, **options)
+            return _jitted(function, tuple(static.items()))(*arguments, **arrays)
+
+        return call
+
+
+@functools.cache
+def _jitted(function: Any, static: tuple[tuple[str, Any], ...]) -> Any:
+    return jax.jit(functools.partial(function, **dict(static)))
+
+
+def load(name: str) -> Subject:
+    variant = name.partition("-")[2]
+    jax.config.update("jax_enable_x64", variant != "x32")
+    if variant == "cuda":
+        try:
+            device = jax.devices("gpu")[0]
+        except RuntimeError as error:
+            raise Unusable(f"JAX {jax.__version__} finds no GPU here: {error}") from error
+        return Subject(name, BACKEND, device)
+    cpu = jax.devices("cpu")[0]
+    if variant == "jit":
+        return Subject(name, BACKEND, cpu, functions=Jitted(), compiled=True)
+    return Subject(name, BACKEND, cpu)

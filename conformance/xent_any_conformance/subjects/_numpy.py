@@ -1,0 +1,28 @@
+"""NumPy: as usual, read-only, and with Fortran order and negative strides."""
+
+from typing import Any
+
+import numpy as np
+
+from xent_any_backends.numpy import BACKEND, NumPy
+
+from . import Subject
+
+
+class ReadOnly(NumPy):
+    def asarray(self, values: Any, dtype: str, device: Any) -> Any:
+        array = np.array(values, dtype=dtype)
+        array.flags.writeable = False
+        return array
+
+
+class Strided(NumPy):
+    def asarray(self, values: Any, dtype: str, device: Any) -> Any:
+        wide = np.zeros([2 * size for size in np.shape(values)], dtype, order="F")
+        view = wide[(slice(None, None, -2),) * wide.ndim]
+        view[...] = values
+        return view
+
+
+def load(name: str) -> Subject:
+    return Subject(name, {"numpy": BACKEND, "numpy-readonly": ReadOnly(), "numpy-strided": Strided()}[name], "cpu")
