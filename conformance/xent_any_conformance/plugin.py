@@ -64,6 +64,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "check(check): what a test checks")
+    config.addinivalue_line("markers", "full: not in the quick run")
     hypothesis.settings.register_profile(
         "conformance",
         max_examples=10 if config.option.quick else 40,
@@ -148,6 +149,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         raise pytest.UsageError(f"{subject.name} declares deviations from no check: {', '.join(sorted(unknown))}")
     if subject.peer:
         items[:] = [item for item in items if full_id(item).startswith("truth.")]
+    if config.option.quick:
+        items[:] = [item for item in items if item.get_closest_marker("full") is None]
     if wanted:
         items[:] = [item for item in items if any(part in full_id(item) for part in wanted)]
     config.stash[RECORDER].write(subject=describe(subject), collected=len(items))

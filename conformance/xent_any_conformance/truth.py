@@ -1,6 +1,16 @@
-"""Cross-entropy in many digits, from its definition, and the promised error bounds."""
+"""Cross-entropy and its derivatives in many digits, from their definitions, and how far a computed one may be off.
 
-from dataclasses import dataclass
+The promise is a relative error of ``(8 + d) u``: u is the unit roundoff, d the largest distance ``|x_j - max|`` that
+contributes noticeably, which is read as: whose exponential is at least u times the sum of those of all classes but the
+maximum. A result below the smallest normal number may be off by two subnormal spacings, if that is more.
+
+Options round more often than the plain formula, and each allows for what it adds: a class weight 3 (it multiplies the
+label and enters the sum of the weights), smoothing 3 (``1 - e``, its product, the share), z-loss 2, a sample weight 1.
+A softcap's logits are themselves rounded, to 6 u each; their error is carried through the formulas.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import mpmath
 import numpy as np
@@ -8,53 +18,208 @@ import numpy as np
 MP = mpmath.MPContext()
 MP.prec = 200  # its exponents have no limit, and nothing below cancels
 
+SMALLEST = -1100
+"""The exponent that smaller numbers are held with: far below float64's smallest subnormal number, 2**-1074."""
 
-@dataclass(frozen=True)
-class Truth:
-    """One row's loss and gradient in many digits, and how far a computed one may be off.
+DIGITS = {"float16": 11, "bfloat16": 8, "float32": 24, "float64": 53}
+LOWEST = {"float16": -24, "bfloat16": -133, "float32": -149, "float64": -1074}
+"""Binary digits of a dtype, and the exponent of its smallest subnormal number."""
+LARGEST = {"float16": 16, "bfloat16": 128, "float32": 128, "float64": 1024}
+"""The exponent of the first power of two that overflows."""
 
-    The promise is a relative error of ``(8 + d) u``: u is the unit roundoff, d the largest distance ``|x_j - max|``
-    that contributes noticeably, which is read as: whose exponential is at least u times the sum of those of all classes
-    but the maximum. A result below the smallest normal number may be off by two subnormal spacings, if that is more.
+
+class Expected(NamedTuple):
+    """True values ``(high + low) 2**exponent``, to 106 bits, and the error allowed in units of ``2**exponent``."""
+
+    high: Any
+    low: Any
+    exponent: Any
+    bound: Any
+
+    def is_normal(self, dtype: str) -> Any:
+        """Whether a true value is 0 or not below the smallest normal number of the dtype."""
+        return (self.high == 0) | (self.exponent > LOWEST[dtype] + DIGITS[dtype] - 1)
+
+
+class Options(NamedTuple):
+    """The options of one row, as the numbers that the functions are given."""
+
+    weights: Any = None  # (C,)
+    scale: float = 1.0  # the row's sample weight
+    smoothing: float = 0.0
+    z_loss: float = 0.0
+    softcap: float | None = None
+
+    def roundings(self) -> int:
+        """How many roundings they add to the plain formula's."""
+        counts = (self.weights is not None, 3), (self.smoothing != 0, 3), (self.z_loss != 0, 2), (self.scale != 1, 1)
+        return sum(count for given, count in counts if given)
+
+
+def stack(rows: Sequence[Expected]) -> Expected:
+    return Expected(*(np.stack(column) for column in zip(*rows, strict=True)))
+
+
+def errors(values: Any, true: Expected, dtype: str) -> tuple[Any, Any]:
+    """The errors of computed values in ULP of the true ones, and as a share of what is allowed."""
+    values = np.asarray(values, dtype=np.float64)
+    with np.errstate(all="ignore"):
+        error = np.abs((np.ldexp(values, -true.exponent) - true.high) - true.low)
+        ulp = np.exp2(np.maximum(-DIGITS[dtype], LOWEST[dtype] - true.exponent).astype(float))
+        share = np.where(error == 0, 0.0, error / true.bound)
+        overflows = np.isinf(values) & (np.sign(values) == np.sign(true.high)) & (true.exponent > LARGEST[dtype])
+    wrong = ~np.isfinite(values)
+    return tuple(np.where(overflows, 0.0, np.where(wrong, np.inf, a)) for a in (error / ulp, share))
+
+
+class Row(NamedTuple):
+    """What is true of one row."""
+
+    loss: Expected  # ()
+    grad: Expected  # (C,)
+    slope: Expected  # (), along the direction
+    product: Expected  # (C,), the Hessian times the direction; of no classes where C > 16, for it takes C**2 sums
+
+
+def row(x: Any, q: Any, direction: Any, dtype: str, options: Options, *, soft: bool) -> Row:
+    """The truth of one row.
+
+    Parameters
+    ----------
+    x, q, direction : arrays of float, shape (C,)
+        Logits, label probabilities (1 at the class for an index), and what the derivatives are multiplied by.
+    dtype : {"float32", "float64"}
+        That computed in.
+    options : Options
+    soft : bool
+        Whether the gradient's error is relative to ``Q p_j + q_j``, as for probability labels that are not one-hot.
     """
-
-    loss: mpmath.mpf
-    grad: list[mpmath.mpf]
-    loss_bound: mpmath.mpf
-    grad_bound: list[mpmath.mpf]
-
-
-def truth(x, q, dtype, weight=1.0, *, probabilities=False):
-    """The row's `Truth`: logits `x`, class weights times label probabilities `q`, floats; `weight` its scale."""
-    u = MP.mpf(float(np.finfo(dtype).eps)) / 2
-    tiny, spacing = (MP.mpf(float(v)) for v in (np.finfo(dtype).tiny, np.finfo(dtype).smallest_subnormal))
-    x = [MP.mpf(float(v)) for v in x]
-    q = [MP.mpf(float(v)) for v in q]
-    weight = MP.mpf(float(weight))
+    u = MP.ldexp(1, -DIGITS[dtype])
+    scale, z = MP.mpf(float(options.scale)), MP.mpf(options.z_loss)
+    x, slopes, moved = _capped([MP.mpf(float(v)) for v in x], options.softcap, u)
+    e = MP.mpf(options.smoothing)
+    q = [(1 - e) * MP.mpf(float(v)) + e / len(x) for v in q]
+    if options.weights is not None:
+        q = [MP.mpf(float(w)) * v for w, v in zip(options.weights, q, strict=True)]
+    mass = MP.fsum(q)
     top = max(range(len(x)), key=x.__getitem__)
     distance = [x[top] - v for v in x]
-    e = [MP.exp(-d) for d in distance]
-    rest = MP.fsum(e[:top] + e[top + 1 :])
-    far = max([d for d, t in zip(distance, e, strict=True) if t >= u * rest], default=MP.mpf(0))
-    log1p, mass = MP.log1p(rest), MP.fsum(q)
-    loss = weight * MP.fsum(c * (d + log1p) for c, d in zip(q, distance, strict=True) if c != 0)
-    p = [t / (1 + rest) for t in e]
-    # Q p_j - q_j = Q p_j (for q_j = 0), and without cancellation (Q - q_j) p_j - q_j (1 - p_j) for the others
-    beside = [(rest if j == top else 1 + rest - t) / (1 + rest) for j, t in enumerate(e)]
-    grad = [weight * ((mass - b) * a - b * r) for a, b, r in zip(p, q, beside, strict=True)]
+    exps = [MP.exp(-d) for d in distance]
+    rest = MP.fsum(exps[:top] + exps[top + 1 :])
+    far = max([d for d, t in zip(distance, exps, strict=True) if t >= u * rest], default=MP.mpf(0))
+    log1p = MP.log1p(rest)
+    lse, lse_size = x[top] + log1p, abs(x[top]) + log1p
+    p = [t / (1 + rest) for t in exps]
+    # 1 - p_j without cancellation
+    beside = [(rest if j == top else 1 + rest - t) / (1 + rest) for j, t in enumerate(exps)]
+    steps = 8 + options.roundings()
 
-    def bound(size, d):
-        return max((8 + d) * u * size, 2 * spacing if size < tiny else 0)
-
-    sizes = [weight * (mass * a + b) if probabilities else abs(g) for a, b, g in zip(p, q, grad, strict=True)]
+    plain = MP.fsum(c * (d + log1p) for c, d in zip(q, distance, strict=True) if c != 0)
+    loss = scale * (plain + z * lse**2)
+    size = scale * (plain + z * lse_size**2)
     own = [d if a >= u or b == 0 else 0 for d, a, b in zip(distance, p, q, strict=True)]
-    return Truth(loss, grad, bound(loss, far), [bound(size, d + far) for size, d in zip(sizes, own, strict=True)])
+    capped = [scale * ((mass - b + 2 * z * lse) * a - b * r) for a, b, r in zip(p, q, beside, strict=True)]
+    sizes = [
+        scale * (mass * a + b) if soft else scale * ((mass - b) * a + b * r)
+        for a, b, r in zip(p, q, beside, strict=True)
+    ]
+    sizes = [s + scale * 2 * z * lse_size * a for s, a in zip(sizes, p, strict=True)]
+    drift = MP.fsum(a * abs(m) for a, m in zip(p, moved, strict=True))
+    curve = scale * (mass + 2 * z * (lse_size + 1))
+    grad = [g * s for g, s in zip(capped, slopes, strict=True)]
+    loss_bound = (steps + far) * u * size + MP.fsum(abs(g * m) for g, m in zip(capped, moved, strict=True))
+    grad_bound = [
+        s * ((steps + d + far + (8 if options.softcap else 0)) * u * b + curve * a * (abs(m) + drift))
+        for s, d, b, a, m in zip(slopes, own, sizes, p, moved, strict=True)
+    ]
+
+    t = [MP.mpf(float(v)) for v in direction]
+    slope = MP.fsum(g * v for g, v in zip(grad, t, strict=True))
+    slope_sizes = MP.fsum(s * b * abs(v) for s, b, v in zip(slopes, sizes, t, strict=True))
+    # the sum by halving rounds at most 2 log2(C) times, the product once
+    slope_bound = MP.fsum(b * abs(v) for b, v in zip(grad_bound, t, strict=True))
+    slope_bound += (1 + 2 * MP.log(len(x), 2)) * u * slope_sizes
+    # Without softcap: differences check it there. p enters twice, and both centrings add the roundings of a sum.
+    mean = MP.fsum(a * v for a, v in zip(p, t, strict=True))
+    mean_size = MP.fsum(a * abs(v) for a, v in zip(p, t, strict=True))
+    outer, outer_size = mass + 2 * z * lse, mass + 2 * z * lse_size
+    product = [scale * a * (outer * (v - mean) + 2 * z * mean) for a, v in zip(p, t, strict=True)]
+    product_bound = [
+        (steps + 16 + 2 * (d + far))
+        * u
+        * scale
+        * a
+        * (outer_size * MP.fsum(b * abs(v - w) for b, w in zip(p, t, strict=True)) + 2 * z * mean_size)
+        for a, v, d in zip(p, t, distance, strict=True)
+        if len(x) <= 16
+    ]
+    product = product[: len(product_bound)]
+    return Row(
+        _number(loss, loss_bound, dtype),
+        _expected(grad, grad_bound, dtype),
+        _number(slope, slope_bound, dtype),
+        _expected(product, product_bound, dtype),
+    )
 
 
-def excess(value, true, bound):
-    """The error of a computed value over its bound: at most 1 where the promise is kept."""
-    largest = float(np.finfo(np.asarray(value).dtype).max)
-    if not np.isfinite(value):
-        return 0.0 if abs(true) > largest and value == np.sign(float(true)) * np.inf else float("inf")
-    error = abs(MP.mpf(float(value)) - true)
-    return 0.0 if error == 0 else float(error / bound) if bound > 0 else float("inf")
+def binary(z: float, y: float, positive: float, dtype: str) -> tuple[Expected, Expected]:
+    """The loss and the gradient of one event; a product and a sum more than the plain formula for `positive`."""
+    u = MP.ldexp(1, -DIGITS[dtype])
+    logit, label, weight = (MP.mpf(float(a)) for a in (z, y, positive))
+    yes, no = weight * label, 1 - label
+    loss = no * MP.log1p(MP.exp(logit)) + yes * MP.log1p(MP.exp(-logit))
+    present, absent = no / (1 + MP.exp(-logit)), yes / (1 + MP.exp(logit))
+    step = (8 + abs(logit)) * u
+    # A weight that lifts a subnormal number lifts its error.
+    lift = max(weight, 1)
+    return _number(loss, step * loss, dtype, lift), _number(present - absent, step * (present + absent), dtype, lift)
+
+
+def parts(x: Any, dtype: str) -> tuple[Expected, Expected, Expected]:
+    """The log-sum-exp, the log-probabilities and the probabilities of one row."""
+    u = MP.ldexp(1, -DIGITS[dtype])
+    values = [MP.mpf(float(v)) for v in x]
+    top = max(range(len(values)), key=values.__getitem__)
+    distance = [values[top] - v for v in values]
+    exps = [MP.exp(-d) for d in distance]
+    rest = MP.fsum(exps[:top] + exps[top + 1 :])
+    far = max([d for d, t in zip(distance, exps, strict=True) if t >= u * rest], default=MP.mpf(0))
+    log1p, step = MP.log1p(rest), 8 + far
+    logs = [-(d + log1p) for d in distance]
+    p = [t / (1 + rest) for t in exps]
+    return (
+        _number(values[top] + log1p, step * u * (abs(values[top]) + log1p), dtype),
+        _expected(logs, [step * u * -v for v in logs], dtype),
+        _expected(p, [(step + d) * u * v for v, d in zip(p, distance, strict=True)], dtype),
+    )
+
+
+def rounded_to(true: Expected, dtype: str) -> Expected:
+    """The same truth where the result is rounded once more, to half precision."""
+    with np.errstate(over="ignore"):
+        half = np.exp2(np.maximum(-DIGITS[dtype] - 1, LOWEST[dtype] - 1 - true.exponent).astype(float))
+        return true._replace(bound=true.bound + half * (1 + true.bound))
+
+
+def _capped(x: list[Any], softcap: float | None, u: Any) -> tuple[list[Any], list[Any], list[Any]]:
+    """The capped logits, the slope of the cap at each, and the error of each."""
+    if softcap is None:
+        return x, [MP.one] * len(x), [MP.zero] * len(x)
+    c = MP.mpf(softcap)
+    capped = [v if MP.isinf(v) else c * MP.tanh(v / c) for v in x]
+    slopes = [MP.zero if MP.isinf(v) else MP.sech(v / c) ** 2 for v in x]
+    return capped, slopes, [MP.zero if MP.isinf(v) else 6 * u * abs(v) for v in capped]
+
+
+def _number(value: Any, bound: Any, dtype: str, lift: Any = 1) -> Expected:
+    return Expected(*(a[0] for a in _expected([value], [bound], dtype, lift)))
+
+
+def _expected(values: Sequence[Any], bounds: Sequence[Any], dtype: str, lift: Any = 1) -> Expected:
+    normal, spacing = MP.ldexp(1, LOWEST[dtype] + DIGITS[dtype] - 1), MP.ldexp(1, LOWEST[dtype])
+    bounds = [max(b, 2 * lift * spacing) if abs(v) < normal else b for v, b in zip(values, bounds, strict=True)]
+    exponents = [max(MP.frexp(v)[1] if v else SMALLEST, SMALLEST) for v in values]
+    high = [float(MP.ldexp(v, -e)) for v, e in zip(values, exponents, strict=True)]
+    low = [float(MP.ldexp(v, -e) - h) for v, h, e in zip(values, high, exponents, strict=True)]
+    bound = [float(MP.ldexp(b, -e)) for b, e in zip(bounds, exponents, strict=True)]
+    return Expected(np.asarray(high), np.asarray(low), np.asarray(exponents, dtype=int), np.asarray(bound))

@@ -44,6 +44,10 @@ TABLE: Mapping[str, tuple[str, str]] = {
     "ndonnx": ("ndonnx", "ndonnx"),
     "ndonnx-onnxruntime": ("onnxruntime", "ndonnx"),
     "mparray": ("mparray", "mparray"),
+    "peer-torch": ("torch", "peers"),
+    "peer-optax": ("optax", "peers"),
+    "peer-scipy": ("scipy", "peers"),
+    "peer-sklearn": ("sklearn", "peers"),
 }
 """Every subject of ours: its name, the module that it needs, and the file beside this one that loads it."""
 
@@ -169,7 +173,9 @@ def _of(found: Any, name: str) -> Subject:
     if isinstance(found, Backend):
         return Subject(found.name, found, found.devices()[0])
     if not hasattr(found, "asarray"):
-        raise Unusable(f"{name}: expected an xent_any.Backend or a namespace of the Array API, got {type(found).__name__}")
+        raise Unusable(
+            f"{name}: expected an xent_any.Backend or a namespace of the Array API, got {type(found).__name__}"
+        )
     record = Namespace(found)
     return Subject(record.name, record, record.devices()[0])
 
@@ -177,7 +183,9 @@ def _of(found: Any, name: str) -> Subject:
 def names(libraries: list[str]) -> list[str]:
     """The subjects to certify: those so named, all those of a library so named; by default all there are."""
     if not libraries:
-        third = [e.name for e in entry_points(group="xent_any.backends") if not e.value.startswith("xent_any_backends.")]
+        third = [
+            e.name for e in entry_points(group="xent_any.backends") if not e.value.startswith("xent_any_backends.")
+        ]
         return [*TABLE, *sorted(third)]
     chosen: list[str] = []
     for given in libraries:

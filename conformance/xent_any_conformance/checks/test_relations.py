@@ -1,0 +1,493 @@
+"""Relations between results, which hold whatever the numbers are: on problems that Hypothesis draws."""
+
+import math
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import hypothesis
+import numpy as np
+import pytest
+from hypothesis import strategies as st
+from hypothesis.extra.array_api import make_strategies_namespace
+
+from ..plugin import check
+from ..subjects import Subject
+
+# Few shapes, because some libraries compile for each one.
+ROWS, FEW, MANY = 8, 5, 10
+# Logits are multiples of GRID, so that float32 holds them, their distances and their sums with an offset exactly. They
+# are close enough for no exponential to fall below the smallest normal number of float32.
+GRID = 1 / 256
+FAR = 30
+
+xps = make_strategies_namespace(np)
+
+
+def numbers(shape: Any, low: float, high: float, grid: float = GRID) -> st.SearchStrategy[Any]:
+    """Arrays of multiples of `grid` in [low, high]."""
+    whole = st.integers(round(low / grid), round(high / grid))
+    return xps.arrays(np.int64, shape, elements=whole, fill=st.nothing()).map(lambda drawn: drawn * grid)
+
+
+def logits(classes: int = FEW) -> st.SearchStrategy[Any]:
+    """Rows that are undecided, and rows that are won by far."""
+    return st.one_of(numbers((ROWS, classes), -FAR, FAR), numbers((ROWS, classes), -3, 3))
+
+
+LABELS = xps.arrays(np.int64, ROWS, elements=st.integers(0, FEW - 1), fill=st.nothing())
+PROBABILITIES = numbers((ROWS, FEW), 0, 1, 1 / 16)
+
+
+class Results:
+    """What the functions of a subject return in one dtype, as NumPy arrays; equal problems are computed once."""
+
+    def __init__(self, subject: Subject, dtype: str) -> None:
+        self._subject, self._dtype = subject, dtype
+        self._known: dict[Any, Any] = {}
+
+    def __call__(self, function: str, *arrays: Any, reduction: str = "none", **weights: Any) -> Any:
+        given = [*arrays, *(np.asarray(weight) for weight in weights.values())]
+        key = (function, reduction, *weights, *((a.shape, a.dtype.char, a.tobytes()) for a in given))
+        if key not in self._known:
+            made = [self._subject(a, self._dtype if a.dtype.kind == "f" else None) for a in given]
+            result = getattr(self._subject.functions, function)(
+                *made[: len(arrays)], reduction=reduction, **dict(zip(weights, made[len(arrays) :], strict=True))
+            )
+            convert = self._subject.numpy
+            self._known[key] = tuple(map(convert, result)) if isinstance(result, tuple) else convert(result)
+        return self._known[key]
+
+    def __repr__(self) -> str:
+        return f"{self._subject.name} in {self._dtype}"
+
+
+RESULTS: dict[str, Results] = {}
+
+
+@pytest.fixture(scope="module")
+def examples(subject: Subject) -> int:
+    """How many problems are drawn: fewer where a call takes long because the library checks or plans each operation."""
+    x, y = np.zeros((ROWS, FEW)), np.zeros(ROWS, np.int64)
+    seconds = math.inf
+    for _ in range(3):  # the first one may compile
+        start = time.perf_counter()
+        Results(subject, "float32")("cross_entropy_value_and_grad", x, y)
+        seconds = min(seconds, time.perf_counter() - start)
+    return int(min(max(0.1 / seconds, 4), hypothesis.settings.default.max_examples // 2))
+
+
+def relation(**strategies: st.SearchStrategy[Any]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Make a test of a function of `Results` and drawn arrays."""
+
+    def decorate(body: Callable[..., None]) -> Callable[..., None]:
+        def test(subject: Subject, quick: bool, examples: int) -> None:
+            dtypes = [dtype for dtype in ("float32", "float64") if dtype in subject.dtypes]
+            for dtype in dtypes[:1] if quick else dtypes:
+                draw(body, RESULTS.setdefault(dtype, Results(subject, dtype)), examples, strategies)
+
+        return test
+
+    return decorate
+
+
+def draw(body: Callable[..., None], results: Results, examples: int, strategies: Mapping[str, Any]) -> None:
+    """Call a function with drawn arrays.
+
+    Hypothesis derives its seed from the text of the one function `holds`: relations that draw alike see the same
+    problems, which are then computed once.
+    """
+
+    @hypothesis.settings(max_examples=examples)
+    @hypothesis.given(**strategies)
+    def holds(**drawn: Any) -> None:
+        body(results, **drawn)
+
+    holds()
+
+
+def promised(x: Any, dtype: Any) -> tuple[Any, Any]:
+    """The promised relative errors of each row's loss, and of its gradient's components under an index label."""
+    u = float(np.finfo(dtype).eps) / 2
+    gap = x.max(-1, keepdims=True) - x
+    gap = np.where(np.isfinite(gap), gap, 0)
+    e = np.exp(-gap)
+    rest = np.sort(e)[:, :-1].sum(-1, keepdims=True)
+    far = np.where(e >= u * rest, gap, 0).max(-1)
+    return (8 + far) * u, (8 + far[:, None] + gap) * u
+
+
+def assert_near(a: Any, b: Any, relative: Any) -> None:
+    """Two results may differ by the promised relative error of each."""
+    np.testing.assert_array_less(abs(a - b), relative * (abs(a) + abs(b)) + np.finfo(float).tiny)
+
+
+def softmax(x: Any) -> Any:
+    e = np.exp(x - x.max(-1, keepdims=True))
+    return e / e.sum(-1, keepdims=True)
+
+
+@check(
+    "relations.shift",
+    "Logits that are shifted by a common offset without rounding have bitwise the same loss and gradient.",
+    source="docs/contract.md, Accuracy",
+)
+@relation(x=logits(), y=LABELS, q=PROBABILITIES, offset=st.integers(-(2**15), 2**15))
+def test_shift(results: Results, x: Any, y: Any, q: Any, offset: int) -> None:
+    for labels in (y, q):
+        loss, grad = results("cross_entropy_value_and_grad", x, labels)
+        moved, moved_grad = results("cross_entropy_value_and_grad", x + offset, labels)
+        np.testing.assert_array_equal(moved, loss)
+        np.testing.assert_array_equal(moved_grad, grad)
+
+
+@check(
+    "relations.permuted-classes",
+    "A permutation of the classes permutes the gradient and leaves the loss.",
+    source="docs/contract.md, Accuracy",
+)
+@relation(x=logits(), y=LABELS, order=st.permutations(range(FEW)))
+def test_permuted_classes(results: Results, x: Any, y: Any, order: list[int]) -> None:
+    loss, grad = results("cross_entropy_value_and_grad", x, y)
+    permuted, permuted_grad = results("cross_entropy_value_and_grad", x[:, order], np.argsort(order)[y])
+    near, grad_near = promised(x, loss.dtype)
+    assert_near(permuted, loss, near)
+    assert_near(permuted_grad, grad[:, order], grad_near[:, order])
+
+
+@check(
+    "relations.permuted-rows",
+    "A permutation of the rows permutes losses and gradients, to the bit.",
+    source="docs/contract.md, Dtypes, devices, arrays",
+)
+@relation(x=logits(), y=LABELS, order=st.permutations(range(ROWS)))
+def test_permuted_rows(results: Results, x: Any, y: Any, order: list[int]) -> None:
+    loss, grad = results("cross_entropy_value_and_grad", x, y)
+    permuted, permuted_grad = results("cross_entropy_value_and_grad", x[order], y[order])
+    np.testing.assert_array_equal(permuted, loss[order])
+    np.testing.assert_array_equal(permuted_grad, grad[order])
+
+
+@check(
+    "relations.one-hot",
+    "An index and its one-hot row have the same loss and gradient.",
+    source="docs/contract.md, Weights, smoothing, reductions",
+)
+@relation(x=logits(), y=LABELS)
+def test_one_hot(results: Results, x: Any, y: Any) -> None:
+    loss, grad = results("cross_entropy_value_and_grad", x, y)
+    hot, hot_grad = results("cross_entropy_value_and_grad", x, np.eye(FEW)[y])
+    near, grad_near = promised(x, loss.dtype)
+    assert_near(hot, loss, near)
+    assert_near(hot_grad, grad, grad_near)
+
+
+@check(
+    "relations.binary",
+    "Binary cross-entropy is that of two classes with the logits (0, z), for any common offset.",
+    source="docs/contract.md, Functions",
+)
+@relation(x=logits(2), q=numbers(ROWS, 0, 1, 1 / 16))
+def test_binary(results: Results, x: Any, q: Any) -> None:
+    loss, grad = results("cross_entropy_value_and_grad", x, np.stack([1 - q, q], axis=-1))
+    z = x[:, 1] - x[:, 0]
+    binary, slope = results("binary_cross_entropy_value_and_grad", z, q)
+    near, grad_near = promised(x, loss.dtype)
+    assert_near(binary, loss, near)
+    # where the label is soft, each gradient's error is relative to p + q
+    size = np.where((q == 0) | (q == 1), abs(slope), softmax(x)[:, 1] + q)
+    assert (abs(slope - grad[:, 1]) <= 2 * grad_near[:, 1] * size).all()
+
+
+WEIGHTS = numbers(ROWS, 0, 4, 1 / 4)
+
+
+@check(
+    "relations.batch-split",
+    "The parts of a batch, each divided by the weights of the whole one, add up to its mean and gradient.",
+    source="docs/contract.md, Weights, smoothing, reductions",
+)
+@relation(x=logits(), y=LABELS, s=numbers(ROWS, 0.25, 4, 1 / 4), w=numbers(FEW, 0.25, 4, 1 / 4))
+def test_batch_split(results: Results, x: Any, y: Any, s: Any, w: Any) -> None:
+    function = "cross_entropy_value_and_grad"
+    loss, grad = results(function, x, y, reduction="mean", class_weight=w, sample_weight=s)
+    near, grad_near = promised(x, loss.dtype)
+    options = {"reduction": "mean", "class_weight": w, "denominator": np.sum(s * w[y])}
+    parts = [
+        results(function, x[rows], y[rows], sample_weight=s[rows], **options) for rows in np.split(np.arange(ROWS), 2)
+    ]
+    # besides each row's own error: three roundings of its scale, three in the sum of the rows
+    more = 6 * float(np.finfo(loss.dtype).eps) / 2
+    assert_near(parts[0][0] + parts[1][0], loss, near.max() + more)
+    assert_near(np.concatenate([parts[0][1], parts[1][1]]), grad, grad_near + more)
+
+
+def block_rows(subject: Subject, classes: int) -> int:
+    """Rows of float32 that take three blocks, the last of them smaller."""
+    size = subject.backend.block_bytes
+    return 40 if size is None else 2 * (size // (4 * classes)) + 5
+
+
+@check(
+    "relations.bitwise",
+    "A row has the same bits alone, in a small batch and in one that is computed in several blocks.",
+    source="docs/contract.md, Dtypes, devices, arrays",
+)
+def test_bitwise(subject: Subject, quick: bool, rng: np.random.Generator) -> None:
+    results = Results(subject, "float32")
+    for rows, classes in [(37, 4), (block_rows(subject, 65), 65)][: 1 if quick else 2]:
+        x = rng.normal(size=(rows, classes)) * 3
+        for labels in (rng.random(size=(rows, classes)), rng.integers(0, classes, rows)):
+            loss, grad = results("cross_entropy_value_and_grad", x, labels)
+            middle = slice(rows // 2, rows // 2 + 7)
+            for part in (slice(0, 1), slice(rows - 1, rows), middle, 0, rows // 2):
+                few, few_grad = results("cross_entropy_value_and_grad", x[part], labels[part])
+                np.testing.assert_array_equal(few, loss[part])
+                np.testing.assert_array_equal(few_grad, grad[part])
+
+
+@check(
+    "relations.threads",
+    "Calls from several threads at once return the bits of a single one.",
+    source="docs/contract.md, Dtypes, devices, arrays",
+)
+def test_threads(subject: Subject, rng: np.random.Generator) -> None:
+    x, y = rng.normal(size=(ROWS, FEW)) * 3, rng.integers(0, FEW, ROWS)
+    expected = Results(subject, "float32")("cross_entropy_value_and_grad", x, y)
+    found: list[Any] = []
+    barrier = threading.Barrier(4)
+
+    def call() -> None:
+        barrier.wait()
+        try:
+            found.append(Results(subject, "float32")("cross_entropy_value_and_grad", x, y))
+        except BaseException as error:  # noqa: BLE001  (it is raised below, in the thread of the test)
+            found.append(error)
+
+    threads = [threading.Thread(target=call) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for result in found:
+        if isinstance(result, BaseException):
+            raise result
+        for a, b in zip(result, expected, strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+@check(
+    "relations.duplicated-classes",
+    "Two copies of every class add log 2 to the loss, and their gradients add up to that of the one.",
+    source="docs/derivation.md, The loss",
+)
+@relation(x=logits(), y=LABELS)
+def test_duplicated_classes(results: Results, x: Any, y: Any) -> None:
+    loss, grad = results("cross_entropy_value_and_grad", x, y)
+    double, copies = results("cross_entropy_value_and_grad", np.concatenate([x, x], axis=-1), y)
+    near, grad_near = promised(x, loss.dtype)
+    assert_near(double - math.log(2), loss, near * (1 + math.log(2) / loss))
+    u = float(np.finfo(loss.dtype).eps) / 2
+    copies = copies.astype(float).reshape(ROWS, 2, FEW)
+    # the label's copy is p/2 - 1, the other one p/2
+    bound = (grad_near + u * (near / u - 8)[:, None]) * (abs(copies).sum(1) + abs(grad))
+    assert (abs(copies.sum(1) - grad) <= bound).all()
+
+
+@check(
+    "relations.absent-class",
+    "A class at -inf is a class that is not there: the loss and the others' gradient are those without it, its own is 0.",
+    source="docs/contract.md, Ignored rows, infinities, NaN",
+)
+@relation(x=logits(), y=LABELS, order=st.permutations(range(MANY)))
+def test_absent_class(results: Results, x: Any, y: Any, order: list[int]) -> None:
+    there, absent = np.sort(order[:FEW]), order[FEW:]
+    wide = np.full((ROWS, MANY), -np.inf)
+    wide[:, there] = x
+    loss, grad = results("cross_entropy_value_and_grad", x, y)
+    wide_loss, wide_grad = results("cross_entropy_value_and_grad", wide, there[y])
+    near, grad_near = promised(x, loss.dtype)
+    assert_near(wide_loss, loss, near)
+    assert_near(wide_grad[:, there], grad, grad_near)
+    np.testing.assert_array_equal(wide_grad[:, absent], 0)
+
+
+@check(
+    "relations.gradient-sum",
+    "Each row of the gradient sums to 0, but for rounding.",
+    source="docs/derivation.md, The gradient",
+)
+@relation(x=logits(), y=LABELS)
+def test_gradient_sum(results: Results, x: Any, y: Any) -> None:
+    loss, grad = results("cross_entropy_value_and_grad", x, y)
+    grad = grad.astype(float)
+    assert (abs(grad.sum(-1)) <= (promised(x, loss.dtype)[1] * abs(grad)).sum(-1)).all()
+
+
+@check(
+    "relations.gradient-signs",
+    "The gradient is negative at the label and positive elsewhere.",
+    source="docs/contract.md, Accuracy",
+)
+@relation(x=logits(), y=LABELS)
+def test_gradient_signs(results: Results, x: Any, y: Any) -> None:
+    _, grad = results("cross_entropy_value_and_grad", x, y)
+    at_label = np.eye(FEW, dtype=bool)[y]
+    np.testing.assert_array_equal(np.sign(grad), np.where(at_label, -1, 1))
+
+
+@check(
+    "relations.gradient-at-label",
+    "The gradient at an index label is expm1(-loss).",
+    source="docs/derivation.md, The gradient",
+)
+@relation(x=logits(), y=LABELS)
+def test_gradient_at_label(results: Results, x: Any, y: Any) -> None:
+    loss, grad = results("cross_entropy_value_and_grad", x, y)
+    near, grad_near = promised(x, loss.dtype)
+    rows = np.arange(ROWS)
+    # the derivative of expm1 passes on no more than the loss's own relative error
+    assert_near(np.expm1(-loss.astype(float)), grad[rows, y], near + grad_near[rows, y])
+
+
+@check("relations.negative-loss", "The loss is never negative.", source="docs/contract.md, Accuracy")
+@relation(x=logits(), y=LABELS)
+def test_negative_loss(results: Results, x: Any, y: Any) -> None:
+    for scale in (1, 8):
+        loss, _ = results("cross_entropy_value_and_grad", scale * x, y)
+        assert (loss >= 0).all()
+    won = np.where(np.eye(FEW, dtype=bool)[y], FAR, x)
+    loss, _ = results("cross_entropy_value_and_grad", won, np.eye(FEW)[y])
+    assert (loss >= 0).all()
+
+
+@check(
+    "relations.monotone",
+    "A larger logit of the label makes the loss smaller.",
+    source="docs/contract.md, Accuracy",
+)
+@relation(x=logits(), y=LABELS, more=numbers(ROWS, GRID, 2))
+def test_monotone(results: Results, x: Any, y: Any, more: Any) -> None:
+    # A step of 1/256 changes the loss by more than its rounding, whose relative size is below 80 u.
+    loss, _ = results("cross_entropy_value_and_grad", x, y)
+    less, _ = results("cross_entropy_value_and_grad", x + np.eye(FEW)[y] * more[:, None], y)
+    assert (less < loss).all()
+
+
+@check(
+    "relations.convex",
+    "The loss lies above each of its tangent planes.",
+    source="docs/derivation.md, The Hessian",
+)
+@relation(x=logits(), y=LABELS, other=logits())
+def test_convex(results: Results, x: Any, y: Any, other: Any) -> None:
+    loss, grad = (a.astype(float) for a in (results("cross_entropy_value_and_grad", x, y)))
+    dtype = results("cross_entropy_value_and_grad", x, y)[0].dtype
+    there = results("cross_entropy_value_and_grad", other, y)[0].astype(float)
+    near, grad_near = promised(x, dtype)
+    step = other - x
+    error = near * loss + promised(other, dtype)[0] * there + (grad_near * abs(grad * step)).sum(-1)
+    assert (there - loss - (grad * step).sum(-1) >= -error).all()
+
+
+def hessian_error(x: Any, v: Any, dtype: Any) -> Any:
+    """The promised error of the components of the Hessian's product with v."""
+    p = softmax(x)
+    return promised(x, dtype)[1] * p * (p[:, None, :] * abs(v[:, :, None] - v[:, None, :])).sum(-1)
+
+
+VECTORS = numbers((ROWS, FEW), -3, 3)
+
+
+@check(
+    "relations.hessian-semidefinite",
+    "The Hessian is positive semidefinite: <v, H v> is not negative.",
+    source="docs/derivation.md, The Hessian",
+)
+@relation(x=logits(), y=LABELS, v=VECTORS)
+def test_hessian_semidefinite(results: Results, x: Any, y: Any, v: Any) -> None:
+    product = results("cross_entropy_hvp", x, v, y)
+    error = (hessian_error(x, v, product.dtype) * abs(v)).sum(-1)
+    assert ((v * product).sum(-1) >= -error).all()
+
+
+@check(
+    "relations.hessian-symmetric",
+    "The Hessian is symmetric: <u, H v> is <v, H u>.",
+    source="docs/derivation.md, The Hessian",
+)
+@relation(x=logits(), y=LABELS, v=VECTORS, w=VECTORS)
+def test_hessian_symmetric(results: Results, x: Any, y: Any, v: Any, w: Any) -> None:
+    right, left = results("cross_entropy_hvp", x, v, y), results("cross_entropy_hvp", x, w, y)
+    error = hessian_error(x, v, right.dtype) * abs(w) + hessian_error(x, w, right.dtype) * abs(v)
+    assert (abs((w * right).sum(-1) - (v * left).sum(-1)) <= error.sum(-1)).all()
+
+
+@check(
+    "relations.hessian-of-a-shift",
+    "The Hessian times a vector that is the same for all classes is exactly 0.",
+    source="docs/contract.md, Accuracy",
+)
+@relation(x=logits(), y=LABELS, shift=numbers((ROWS, 1), -3, 3))
+def test_hessian_of_a_shift(results: Results, x: Any, y: Any, shift: Any) -> None:
+    # The promised error is relative to differences of the vector's components.
+    vector = np.broadcast_to(shift, x.shape)
+    np.testing.assert_array_equal(results("cross_entropy_hvp", x, vector, y), 0)
+
+
+@check(
+    "relations.gibbs",
+    "The cross-entropy of any q under p is at least the entropy of p, and equal to it for q = p.",
+    source="docs/derivation.md, The loss",
+)
+@relation(x=logits(), p=PROBABILITIES)
+def test_gibbs(results: Results, x: Any, p: Any) -> None:
+    p = p + np.eye(FEW)[0] / 16  # none of the rows is empty
+    mass = p.sum(-1, keepdims=True)
+    with np.errstate(divide="ignore"):
+        log = np.log(p / mass)
+    entropy = -(p * np.where(p == 0, 0, log)).sum(-1)
+    loss, _ = results("cross_entropy_value_and_grad", x, p)
+    assert (loss.astype(float) >= entropy - promised(x, loss.dtype)[0] * loss).all()
+    # Rounding these logits changes the loss to second order only.
+    least, _ = results("cross_entropy_value_and_grad", log, p)
+    assert_near(least, entropy, promised(log, least.dtype)[0])
+
+
+@check(
+    "relations.homogeneous-weights",
+    "Twice the sample weights give bitwise twice the sum and its gradient, and leave the mean.",
+    source="docs/contract.md, Weights, smoothing, reductions",
+)
+@relation(x=logits(), y=LABELS, s=WEIGHTS)
+def test_homogeneous_weights(results: Results, x: Any, y: Any, s: Any) -> None:
+    for reduction, factor in (("sum", 2), ("mean", 1)):
+        once, twice = (
+            results("cross_entropy_value_and_grad", x, y, reduction=reduction, sample_weight=weight)
+            for weight in (s, 2 * s)
+        )
+        for a, b in zip(once, twice, strict=True):
+            np.testing.assert_array_equal(factor * a, b)
+
+
+@check(
+    "relations.ignored-rows",
+    "Rows that are ignored have loss and gradient 0 whatever they hold, and leave the others' bits.",
+    source="docs/contract.md, Ignored rows, infinities, NaN",
+)
+@relation(
+    x=logits(),
+    y=LABELS,
+    ignored=xps.arrays(np.bool_, ROWS),
+    junk=xps.arrays(np.float64, (ROWS, FEW), elements=st.sampled_from([math.nan, math.inf, -math.inf, 0.0])),
+)
+def test_ignored_rows(results: Results, x: Any, y: Any, ignored: Any, junk: Any) -> None:
+    loss, grad = results("cross_entropy_value_and_grad", x, y)
+    broken = np.where(ignored[:, None], junk, x)
+    for found, found_grad in (
+        results("cross_entropy_value_and_grad", broken, np.where(ignored, -100, y)),
+        results("cross_entropy_value_and_grad", broken, y, sample_weight=np.where(ignored, 0.0, 1.0)),
+    ):
+        np.testing.assert_array_equal(found, np.where(ignored, 0, loss))
+        np.testing.assert_array_equal(found_grad, np.where(ignored[:, None], 0, grad))

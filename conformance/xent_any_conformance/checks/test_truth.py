@@ -1,0 +1,248 @@
+"""The results in ULP against many digits."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+
+from .. import cases, truth
+from ..plugin import check
+from ..subjects import HALF, Subject
+from ..truth import Expected
+
+DTYPES = ("float32", "float64")
+ACCURACY = "docs/contract.md, Accuracy"
+
+
+class Errors:
+    """Collects errors of one quantity; results below the smallest normal number are counted apart."""
+
+    def __init__(self) -> None:
+        self.ulps: list[Any] = []
+        self.worst = 0.0
+        self.where = "nowhere"
+
+    def add(self, name: str, values: Any, true: Expected, dtype: str, *, subnormal: bool | None = False) -> None:
+        """`subnormal`: whether those results are counted or the others; None for both."""
+        ulps, shares = truth.errors(values, true, dtype)
+        if subnormal is None:
+            counted = np.full(np.shape(true.high), True)
+        else:  # half precision is computed in float32
+            counted = true.is_normal("float64" if dtype == "float64" else "float32") != subnormal
+        self.ulps.append(ulps[counted])
+        shares = np.where(counted, shares, 0.0)
+        if shares.size and shares.max() > self.worst:
+            at = np.unravel_index(np.argmax(shares), shares.shape)
+            self.worst = float(shares[at])
+            right = np.ldexp(true.high[at], true.exponent[at])
+            self.where = f"{name}{list(map(int, at))} is {np.asarray(values)[at]!r}, should be {right!r}"
+
+    def judge(self, measure: Any, quantity: str, dtype: str) -> None:
+        measure(quantity, dtype, np.concatenate([np.ravel(a) for a in self.ulps]), self.worst)
+        assert self.worst <= 1, f"{quantity}: {self.where}: {self.worst:.3g} times the promised error"
+
+
+def judge(
+    measure: Any, dtype: str, results: dict[str, Any], case: cases.Case, *, subnormal: bool = False, half: str = ""
+) -> None:
+    """Compare each result with the truth of the same name; record all before the first that is wrong is raised."""
+    rows = cases.rows(case)
+    failures = []
+    for quantity, values in results.items():
+        true = truth.stack([getattr(row, quantity) for row in rows])
+        errors = Errors()
+        true = truth.rounded_to(true, half) if half else true
+        errors.add(case.name, values, true, half or dtype, subnormal=subnormal)
+        try:
+            errors.judge(measure, quantity, half or dtype)
+        except AssertionError as failure:
+            failures.append(str(failure))
+    assert not failures, "; ".join(failures)
+
+
+def rarely(values: Iterable[str], but: Sequence[str]) -> list[Any]:
+    """Parameters of which only some are in the quick run."""
+    return [pytest.param(value, marks=[] if value in but else [pytest.mark.full]) for value in values]
+
+
+def require(subject: Subject, dtype: str) -> None:
+    if dtype not in subject.dtypes:
+        pytest.skip(f"no {dtype} here")
+
+
+def options_of(subject: Subject, case: cases.Case) -> dict[str, Any]:
+    """The options of a case as keyword arguments."""
+    weights, scale, smoothing, z_loss, softcap = case.options
+    given = {"class_weight": None if weights is None else subject(weights, case.dtype)}
+    given |= {"label_smoothing": smoothing or None, "z_loss": z_loss or None, "softcap": softcap}
+    if scale != 1:
+        given["sample_weight"] = subject(np.full(len(case.x), scale), case.dtype)
+    return {name: value for name, value in given.items() if value is not None}
+
+
+SOLVED: dict[tuple[str, str, int], dict[str, tuple[Any, Any]]] = {}
+
+
+def solve_table(subject: Subject, dtype: str, kind: str, name: str) -> tuple[Any, Any]:
+    """Loss and gradient of the rows of a table; all tables with as many classes are solved in one call."""
+    tables = cases.plain(dtype, kind)
+    count = tables[name].x.shape[1]
+    if (dtype, kind, count) not in SOLVED:
+        alike = [case for case in tables.values() if case.x.shape[1] == count]
+        x = subject(np.concatenate([case.x for case in alike]), dtype)
+        labels = subject(np.concatenate([case.labels for case in alike]), None if kind == "index" else dtype)
+        loss, grad = subject.functions.cross_entropy_value_and_grad(x, labels, reduction="none")
+        assert (subject.dtype(loss), subject.dtype(grad)) == (dtype, dtype)
+        ends = np.cumsum([len(case.x) for case in alike])[:-1]
+        parts = zip(np.split(subject.numpy(loss), ends), np.split(subject.numpy(grad), ends), strict=True)
+        SOLVED[dtype, kind, count] = dict(zip([case.name for case in alike], parts, strict=True))
+    return SOLVED[dtype, kind, count][name]
+
+
+def solve(subject: Subject, case: cases.Case) -> tuple[Any, Any]:
+    """Loss and gradient of a case's rows."""
+    labels = subject(case.labels, None if case.kind == "index" else case.dtype)
+    loss, grad = subject.functions.cross_entropy_value_and_grad(
+        subject(case.x, case.dtype), labels, reduction="none", **options_of(subject, case)
+    )
+    assert (subject.dtype(loss), subject.dtype(grad)) == (case.dtype, case.dtype)
+    return subject.numpy(loss), subject.numpy(grad)
+
+
+FULL = [pytest.mark.full]
+
+TABLES = [
+    pytest.param(
+        dtype,
+        kind,
+        name,
+        id=f"{dtype}-{kind}-{name}",
+        marks=[]
+        if kind != "one-hot" and case.x.shape[1] == 4 and (dtype, kind) != ("float64", "probabilities")
+        else FULL,
+    )
+    for dtype in DTYPES
+    for kind in cases.KINDS
+    for name, case in cases.plain(dtype, kind).items()
+]
+
+
+@check(
+    "truth.table",
+    "Loss and gradient of hard rows are within (8 + d) u of the truth; the loss is not negative.",
+    source=ACCURACY,
+)
+@pytest.mark.parametrize(("dtype", "kind", "name"), TABLES)
+def test_table(subject: Subject, measure, dtype, kind, name):
+    require(subject, dtype)
+    loss, grad = solve_table(subject, dtype, kind, name)
+    assert (loss >= 0).all()
+    judge(measure, dtype, {"loss": loss, "grad": grad}, cases.plain(dtype, kind)[name])
+
+
+@check(
+    "truth.subnormal",
+    "Results below the smallest normal number are within two subnormal spacings, or (8 + d) u, of the truth.",
+    source=ACCURACY,
+)
+def test_subnormal(subject: Subject, measure):
+    for dtype in (dtype for dtype in DTYPES if dtype in subject.dtypes):
+        for name in ("confident", "not-the-label"):
+            loss, grad = solve_table(subject, dtype, "index", name)
+            judge(measure, dtype, {"loss": loss, "grad": grad}, cases.plain(dtype, "index")[name], subnormal=True)
+        judge_events(subject, measure, dtype, np.asarray([88, -88, 100, -100], dtype), 1.0, 2.5)
+
+
+@check(
+    "truth.options",
+    "With every option, loss and gradient keep (8 + d) u and the options' own roundings.",
+    source=ACCURACY,
+)
+@pytest.mark.parametrize("name", rarely(cases.with_options("float64", "index"), but=("all",)))
+@pytest.mark.parametrize("kind", rarely(cases.KINDS, but=("index", "probabilities")))
+@pytest.mark.parametrize("dtype", rarely(DTYPES, but=("float32",)))
+def test_options(subject: Subject, measure, dtype, kind, name):
+    require(subject, dtype)
+    case = cases.with_options(dtype, kind)[name]
+    loss, grad = solve(subject, case)
+    judge(measure, dtype, {"loss": loss, "grad": grad}, case)
+
+
+@check(
+    "truth.derivatives",
+    "The derivative along a tangent and the Hessian times a vector keep their digits, in confident rows as well.",
+    source=ACCURACY,
+)
+@pytest.mark.parametrize(
+    "name", rarely(["none", "class-weight", "sample-weight", "smoothing", "z-loss"], but=("none",))
+)
+@pytest.mark.parametrize("kind", rarely(cases.KINDS, but=("index",)))
+@pytest.mark.parametrize("dtype", rarely(DTYPES, but=("float32",)))
+def test_derivatives(subject: Subject, measure, dtype, kind, name):
+    require(subject, dtype)
+    case = cases.with_options(dtype, kind)[name]
+    x, v = subject(case.x, dtype), subject(case.direction, dtype)
+    labels = subject(case.labels, None if kind == "index" else dtype)
+    options = options_of(subject, case) | {"reduction": "none"}
+    _, slope = subject.functions.cross_entropy_jvp(x, v, labels, **options)
+    product = subject.functions.cross_entropy_hvp(x, v, labels, **options)
+    judge(measure, dtype, {"slope": subject.numpy(slope), "product": subject.numpy(product)}, case)
+
+
+@check(
+    "truth.half-precision",
+    "Half precision is computed in float32: the loss is float32's, the gradient float32's rounded once.",
+    source="docs/contract.md, Dtypes, devices, arrays",
+)
+@pytest.mark.parametrize("name", rarely(["confident", "1000-classes-scale-5"], but=("confident",)))
+@pytest.mark.parametrize("kind", rarely(["index", "probabilities"], but=("index",)))
+@pytest.mark.parametrize("dtype", HALF)
+def test_half_precision(subject: Subject, measure, dtype, kind, name):
+    require(subject, dtype)
+    case = cases.plain("float32", kind)[name]
+    x = subject(case.x, dtype)
+    rounded = case._replace(x=subject.numpy(x))
+    labels = subject(case.labels, None if kind == "index" else "float32")
+    loss, grad = subject.functions.cross_entropy_value_and_grad(x, labels, reduction="none")
+    assert (subject.dtype(loss), subject.dtype(grad)) == ("float32", dtype)
+    judge(measure, "float32", {"loss": subject.numpy(loss)}, rounded)
+    judge(measure, "float32", {"grad": subject.numpy(grad)}, rounded, half=dtype)
+
+
+@check("truth.binary", "Loss and gradient of one logit are within (8 + |z|) u of the truth.", source=ACCURACY)
+@pytest.mark.parametrize("weight", [1.0, 2.5])
+@pytest.mark.parametrize("y", [0.0, 1.0, 0.3])
+@pytest.mark.parametrize("dtype", rarely(DTYPES, but=("float32",)))
+def test_binary(subject: Subject, measure, dtype, y, weight):
+    require(subject, dtype)
+    judge_events(subject, measure, dtype, cases.events(dtype), y, weight)
+
+
+def judge_events(subject: Subject, measure: Any, dtype: str, z: Any, y: float, weight: float) -> None:
+    labels = np.full(z.shape, y, dtype)
+    options = {} if weight == 1 else {"pos_weight": weight}
+    loss, grad = subject.functions.binary_cross_entropy_value_and_grad(
+        subject(z, dtype), subject(labels, dtype), reduction="none", **options
+    )
+    true = [truth.binary(a, b, weight, dtype) for a, b in zip(z, labels, strict=True)]
+    for k, (quantity, values) in enumerate({"loss": loss, "grad": grad}.items()):
+        errors = Errors()
+        errors.add("binary", subject.numpy(values), truth.stack([each[k] for each in true]), dtype, subnormal=None)
+        errors.judge(measure, quantity, dtype)
+
+
+@check("truth.parts", "logsumexp, log_softmax and softmax are within (8 + d) u of the truth.", source=ACCURACY)
+@pytest.mark.parametrize("name", rarely(["confident", "far-runner-up-0"], but=("confident",)))
+@pytest.mark.parametrize("dtype", rarely(DTYPES, but=("float32",)))
+def test_parts(subject: Subject, measure, dtype, name):
+    require(subject, dtype)
+    rows = cases.plain(dtype, "index")[name].x
+    x, f = subject(rows, dtype), subject.functions
+    true = [truth.parts(row, dtype) for row in rows]
+    for k, (quantity, values) in enumerate(
+        {"logsumexp": f.logsumexp(x), "log_softmax": f.log_softmax(x), "softmax": f.softmax(x)}.items()
+    ):
+        errors = Errors()
+        errors.add(name, subject.numpy(values), truth.stack([each[k] for each in true]), dtype)
+        errors.judge(measure, quantity, dtype)
