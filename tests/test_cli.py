@@ -49,7 +49,7 @@ def test_backends_says_why_one_is_not_usable(capsys, monkeypatch):
 
 
 def test_backends_needs_nothing_that_the_demonstration_needs():
-    blocked = f"import sys; sys.modules.update(dict.fromkeys({(*cli.EXTRA, 'torch', 'jax', 'cupy')}))"
+    blocked = f"import sys; sys.modules.update(dict.fromkeys({(*sum(cli.EXTRA.values(), ()), 'torch', 'jax', 'cupy')}))"
     run = subprocess.run(
         [sys.executable, "-c", f"{blocked}\n{RUN}", "backends"], capture_output=True, text=True, check=False
     )
@@ -58,11 +58,12 @@ def test_backends_needs_nothing_that_the_demonstration_needs():
         assert status_of(run.stdout, name).startswith("not installed (")
 
 
-def test_demo_without_its_extra(capsys, monkeypatch):
-    monkeypatch.setattr(cli, "EXTRA", ("module_that_is_not_there",))
-    assert cli.main(["demo"]) == 2
+@pytest.mark.parametrize("command", ["demo", "conformance"])
+def test_a_command_without_its_extra(capsys, monkeypatch, command):
+    monkeypatch.setitem(cli.EXTRA, command, ("module_that_is_not_there",))
+    assert cli.main([command]) == 2
     error = capsys.readouterr().err
-    assert error == "xent-any demo needs module_that_is_not_there: pip install 'xent-any[demo]'\n"
+    assert error == f"xent-any {command} needs module_that_is_not_there: pip install 'xent-any[{command}]'\n"
 
 
 @pytest.mark.parametrize("arguments", [[], ["unknown"], ["demo", "--epochs", "0"], ["demo", "--epochs", "many"]])

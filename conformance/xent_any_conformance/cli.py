@@ -2,15 +2,24 @@
 
 import argparse
 import importlib.util
+import json
 import os
 import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import xent_any
 
-EXTRA = ("matplotlib", "numpy", "rich", "scipy", "sklearn")
+if TYPE_CHECKING:
+    from rich.progress import TaskID
+
+EXTRA = {
+    "demo": ("matplotlib", "numpy", "rich", "scipy", "sklearn"),
+    "conformance": ("hypothesis", "matplotlib", "mpmath", "numpy", "pytest", "rich"),
+}
+"""The modules that a command needs."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -24,7 +33,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns
     -------
     int
-        The exit status: 0 for success, 1 where the backends of the demonstration disagree, 2 where it cannot be run.
+        The exit status: 0 for success, 1 where the backends of the demonstration disagree or a check fails, 2 where
+        the command cannot be run.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     parser = argparse.ArgumentParser(prog="xent-any", description=xent_any.__doc__)
@@ -35,20 +45,77 @@ def main(argv: Sequence[str] | None = None) -> int:
     demo.add_argument("names", nargs="*", metavar="BACKEND", help="compare only these with NumPy (default: all usable)")
     demo.add_argument("--output", type=Path, default=Path(), metavar="DIR", help="where the page goes (default: here)")
     demo.add_argument("--epochs", type=_positive, default=60, help="passes over the data (default: %(default)s)")
+    kit = commands.add_parser("conformance", help="certify array libraries: run all checks on each, and report")
+    kit.add_argument(
+        "names",
+        nargs="*",
+        metavar="SUBJECT",
+        help="a library, a variant such as numpy-strided, a module that follows the Array API standard, or "
+        "module:attribute (default: all that are usable here)",
+    )
+    kit.add_argument("--quick", action="store_true", help="fewer and smaller problems")
+    kit.add_argument("--checks", default="", metavar="IDS", help="only those whose id contains one of these (commas)")
+    kit.add_argument("--jobs", type=_positive, metavar="N", help="subjects at a time (default: one for each CPU)")
+    kit.add_argument("--json", type=Path, metavar="FILE", help="write the whole run")
+    kit.add_argument("--junit", type=Path, metavar="FILE", help="write JUnit's XML")
+    kit.add_argument("--html", type=Path, metavar="FILE", help="write the report as one page")
+    kit.add_argument("--records", type=Path, metavar="DIR", help="write a record of each subject; of a full run alone")
     options = parser.parse_args(arguments)
     if options.command == "backends":
         sys.stdout.write(_table())
         return 0
-    missing = [name for name in EXTRA if importlib.util.find_spec(name) is None]
+    if options.command == "conformance" and options.records and (options.quick or options.checks):
+        parser.error("--records: expected a full run, without --quick and --checks")
+    missing = [name for name in EXTRA[options.command] if importlib.util.find_spec(name) is None]
     if missing:
-        sys.stderr.write(f"xent-any demo needs {', '.join(missing)}: pip install 'xent-any[demo]'\n")
+        extra = f"xent-any[{options.command}]"
+        sys.stderr.write(f"xent-any {options.command} needs {', '.join(missing)}: pip install '{extra}'\n")
         return 2
+    command = shlex.join(["xent-any", *arguments])
+    if options.command == "conformance":
+        return _certify(options, command)
     # JAX reads these when it is imported: without them it has no float64, and multiplies matrices in TF32 on a GPU.
     os.environ.setdefault("JAX_ENABLE_X64", "1")
     os.environ.setdefault("JAX_DEFAULT_MATMUL_PRECISION", "highest")
     from .demo import run  # noqa: PLC0415  (it needs the extra)
 
-    return run(options.names, options.output, options.epochs, shlex.join(["xent-any", *arguments]))
+    return run(options.names, options.output, options.epochs, command)
+
+
+def _certify(options: argparse.Namespace, command: str) -> int:
+    from rich.console import Console  # noqa: PLC0415  (it needs the extra)
+    from rich.progress import Progress  # noqa: PLC0415
+
+    from . import records, report  # noqa: PLC0415
+    from .run import run  # noqa: PLC0415
+
+    console = Console()
+    with Progress(console=console, transient=True) as bar:
+        tasks: dict[str, TaskID] = {}
+
+        def progress(name: str, done: int, total: int) -> None:
+            if name not in tasks:
+                tasks[name] = bar.add_task(name, total=None)
+            bar.update(tasks[name], completed=done, total=total or None, visible=done < total or not total)
+
+        result = run(
+            options.names,
+            quick=options.quick,
+            checks=options.checks,
+            jobs=options.jobs,
+            command=command,
+            progress=progress,
+        )
+    report.terminal(result, console)
+    if options.json:
+        options.json.write_text(json.dumps(result), encoding="utf-8")
+    if options.junit:
+        options.junit.write_text(report.junit(result), encoding="utf-8")
+    if options.html:
+        options.html.write_text(report.html(result), encoding="utf-8")
+    if options.records:
+        records.write(result, options.records)
+    return 0 if result["passed"] else 1
 
 
 def device_text(device: object) -> str:

@@ -4,10 +4,7 @@
 --subject numpy``.
 """
 
-import contextlib
 import json
-import os
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -15,8 +12,6 @@ from typing import Any, NamedTuple, TypeVar
 import hypothesis
 import numpy as np
 import pytest
-
-import xent_any
 
 from . import subjects
 from .subjects import Subject
@@ -36,12 +31,12 @@ class Check(NamedTuple):
     source: str
 
 
-def check(id: str, statement: str, *, level: str = "must", source: str) -> Callable[[F], F]:
+def check(id_: str, statement: str, *, level: str = "must", source: str) -> Callable[[F], F]:
     """Declare a test function a check.
 
     Parameters
     ----------
-    id : str
+    id_ : str
         ``family.name``; stable, and unique but for what pytest's parameters add in brackets.
     statement : str
         What must hold, in one line.
@@ -50,7 +45,7 @@ def check(id: str, statement: str, *, level: str = "must", source: str) -> Calla
     source : str
         Where that is promised: a section of ``docs/contract.md`` or ``docs/derivation.md``.
     """
-    return lambda function: pytest.mark.check(Check(id, statement, level, source))(function)
+    return pytest.mark.check(Check(id_, statement, level, source))
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -65,25 +60,26 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "check(check): what a test checks")
     config.addinivalue_line("markers", "full: not in the quick run")
+    recorder = config.stash[RECORDER] = Recorder(config.option.results)
+    try:
+        subject = config.stash[SUBJECT] = subjects.load(config.option.subject)
+    except subjects.UnusableError as reason:
+        recorder.write(unusable=str(reason))
+        pytest.exit(f"{config.option.subject}: {reason}", returncode=UNUSABLE)
+    config.stash[QUICK] = config.option.quick or subject.slow
     hypothesis.settings.register_profile(
         "conformance",
-        max_examples=10 if config.option.quick else 40,
+        max_examples=10 if config.stash[QUICK] else 40,
         derandomize=True,
         database=None,
         deadline=None,
         suppress_health_check=list(hypothesis.HealthCheck),
     )
     hypothesis.settings.load_profile("conformance")
-    try:
-        config.stash[SUBJECT] = subjects.load(config.option.subject)
-    except subjects.Unusable as reason:
-        config.stash[RECORDER] = Recorder(config)
-        config.stash[RECORDER].write(unusable=str(reason))
-        pytest.exit(f"{config.option.subject}: {reason}", returncode=UNUSABLE)
-    config.stash[RECORDER] = Recorder(config)
 
 
 SUBJECT = pytest.StashKey[Subject]()
+QUICK = pytest.StashKey[bool]()
 UNUSABLE = 10
 """The exit status where the subject cannot be used here."""
 
@@ -91,8 +87,7 @@ UNUSABLE = 10
 class Recorder:
     """Writes what happens as lines of JSON."""
 
-    def __init__(self, config: pytest.Config) -> None:
-        path: Path | None = config.option.results
+    def __init__(self, path: Path | None) -> None:
         self._file = path.open("w", encoding="utf-8") if path else None
 
     def write(self, **line: Any) -> None:
@@ -118,7 +113,7 @@ def describe(subject: Subject) -> dict[str, Any]:
         "compiled": subject.compiled,
         "has_values": subject.has_values,
         "peer": subject.peer,
-        "deviations": {**subject.backend.deviations, **subject.deviations},
+        "deviations": dict(subject.declared),
     }
 
 
@@ -139,7 +134,7 @@ def checked(item: pytest.Item) -> Check:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     subject = config.stash[SUBJECT]
     wanted = [part for part in config.option.checks.split(",") if part]
-    declared = {**subject.backend.deviations, **subject.deviations}
+    declared = subject.declared
     unknown = set(declared)
     for item in items:
         for id_ in {full_id(item), checked(item).id} & set(declared):
@@ -149,7 +144,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         raise pytest.UsageError(f"{subject.name} declares deviations from no check: {', '.join(sorted(unknown))}")
     if subject.peer:
         items[:] = [item for item in items if full_id(item).startswith("truth.")]
-    if config.option.quick:
+    if config.stash[QUICK]:
         items[:] = [item for item in items if item.get_closest_marker("full") is None]
     if wanted:
         items[:] = [item for item in items if any(part in full_id(item) for part in wanted)]
@@ -158,11 +153,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
-    report: pytest.TestReport = yield  # type: ignore[misc, assignment]  # pluggy sends the report
+    report: pytest.TestReport = yield  # type: ignore[assignment]  # pluggy sends the report
     if report.when == "call" or report.outcome != "passed":
-        outcome, reason = report.outcome, ""
+        outcome, reason = str(report.outcome), ""
         if hasattr(report, "wasxfail"):
-            outcome, reason = ("deviates" if report.skipped else "failed"), report.wasxfail
+            outcome, reason = "deviates", report.wasxfail
         elif report.skipped and isinstance(report.longrepr, tuple):
             reason = report.longrepr[2].removeprefix("Skipped: ")
         elif report.failed:
@@ -186,7 +181,7 @@ def subject(request: pytest.FixtureRequest) -> Subject:
 @pytest.fixture(scope="session")
 def quick(request: pytest.FixtureRequest) -> bool:
     """Whether fewer and smaller problems will do."""
-    return bool(request.config.option.quick)
+    return request.config.stash[QUICK]
 
 
 @pytest.fixture
@@ -201,6 +196,7 @@ def measure(request: pytest.FixtureRequest) -> Callable[[str, str, Any, float], 
 
     def record(quantity: str, dtype: str, ulps: Any, share: float) -> None:
         ulps = np.asarray(ulps, dtype=float)
+        largest = np.finfo(float).max  # JSON has no infinity
         counts = np.histogram(np.clip(np.nan_to_num(ulps, nan=np.inf), EDGES[0], EDGES[-1]), EDGES)[0]
         request.node.user_properties.append(
             (
@@ -208,8 +204,8 @@ def measure(request: pytest.FixtureRequest) -> Callable[[str, str, Any, float], 
                 {
                     "quantity": quantity,
                     "dtype": dtype,
-                    "worst": float(np.max(ulps, initial=0.0)),
-                    "share": share,
+                    "worst": min(float(np.max(ulps, initial=0.0)), largest),
+                    "share": min(share, largest),
                     "counts": counts.tolist(),
                 },
             )

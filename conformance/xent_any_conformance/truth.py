@@ -69,7 +69,8 @@ def errors(values: Any, true: Expected, dtype: str) -> tuple[Any, Any]:
         share = np.where(error == 0, 0.0, error / true.bound)
         overflows = np.isinf(values) & (np.sign(values) == np.sign(true.high)) & (true.exponent > LARGEST[dtype])
     wrong = ~np.isfinite(values)
-    return tuple(np.where(overflows, 0.0, np.where(wrong, np.inf, a)) for a in (error / ulp, share))
+    ulps, shares = (np.where(overflows, 0.0, np.where(wrong, np.inf, a)) for a in (error / ulp, share))
+    return ulps, shares
 
 
 class Row(NamedTuple):

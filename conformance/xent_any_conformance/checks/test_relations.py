@@ -16,7 +16,7 @@ from ..plugin import check
 from ..subjects import Subject
 
 # Few shapes, because some libraries compile for each one.
-ROWS, FEW, MANY = 8, 5, 10
+ROWS, FEW, MANY = 8, 4, 8
 # Logits are multiples of GRID, so that float32 holds them, their distances and their sums with an offset exactly. They
 # are close enough for no exponential to fall below the smallest normal number of float32.
 GRID = 1 / 256
@@ -67,24 +67,25 @@ RESULTS: dict[str, Results] = {}
 
 
 @pytest.fixture(scope="module")
-def examples(subject: Subject) -> int:
-    """How many problems are drawn: fewer where a call takes long because the library checks or plans each operation."""
+def slow(subject: Subject) -> bool:
+    """Whether a call takes long, as where the library checks or plans each operation."""
     x, y = np.zeros((ROWS, FEW)), np.zeros(ROWS, np.int64)
     seconds = math.inf
     for _ in range(3):  # the first one may compile
         start = time.perf_counter()
         Results(subject, "float32")("cross_entropy_value_and_grad", x, y)
         seconds = min(seconds, time.perf_counter() - start)
-    return int(min(max(0.1 / seconds, 4), hypothesis.settings.default.max_examples // 2))
+    return seconds > 0.03
 
 
 def relation(**strategies: st.SearchStrategy[Any]) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Make a test of a function of `Results` and drawn arrays."""
 
     def decorate(body: Callable[..., None]) -> Callable[..., None]:
-        def test(subject: Subject, quick: bool, examples: int) -> None:
+        def test(subject: Subject, quick: bool, slow: bool) -> None:
             dtypes = [dtype for dtype in ("float32", "float64") if dtype in subject.dtypes]
-            for dtype in dtypes[:1] if quick else dtypes:
+            examples = (2 if quick else 3) if slow else 4 if quick else hypothesis.settings.default.max_examples // 4
+            for dtype in dtypes[:1] if quick or slow else dtypes:
                 draw(body, RESULTS.setdefault(dtype, Results(subject, dtype)), examples, strategies)
 
         return test
@@ -99,10 +100,11 @@ def draw(body: Callable[..., None], results: Results, examples: int, strategies:
     problems, which are then computed once.
     """
 
-    @hypothesis.settings(max_examples=examples)
+    @hypothesis.settings(max_examples=examples, phases=set(hypothesis.Phase) - {hypothesis.Phase.explain})
     @hypothesis.given(**strategies)
     def holds(**drawn: Any) -> None:
-        body(results, **drawn)
+        if examples > 3 or drawn["x"].any():  # the simplest problem, drawn first, would be much of what few show
+            body(results, **drawn)
 
     holds()
 
@@ -111,9 +113,9 @@ def promised(x: Any, dtype: Any) -> tuple[Any, Any]:
     """The promised relative errors of each row's loss, and of its gradient's components under an index label."""
     u = float(np.finfo(dtype).eps) / 2
     gap = x.max(-1, keepdims=True) - x
-    gap = np.where(np.isfinite(gap), gap, 0)
     e = np.exp(-gap)
     rest = np.sort(e)[:, :-1].sum(-1, keepdims=True)
+    gap = np.where(e > 0, gap, 0)  # an absent class counts for nothing
     far = np.where(e >= u * rest, gap, 0).max(-1)
     return (8 + far) * u, (8 + far[:, None] + gap) * u
 
@@ -188,15 +190,16 @@ def test_one_hot(results: Results, x: Any, y: Any) -> None:
     "Binary cross-entropy is that of two classes with the logits (0, z), for any common offset.",
     source="docs/contract.md, Functions",
 )
-@relation(x=logits(2), q=numbers(ROWS, 0, 1, 1 / 16))
+@relation(x=logits(), q=numbers(ROWS, 0, 1, 1 / 16))
 def test_binary(results: Results, x: Any, q: Any) -> None:
-    loss, grad = results("cross_entropy_value_and_grad", x, np.stack([1 - q, q], axis=-1))
-    z = x[:, 1] - x[:, 0]
-    binary, slope = results("binary_cross_entropy_value_and_grad", z, q)
-    near, grad_near = promised(x, loss.dtype)
+    two = np.where(np.arange(FEW) < 2, x, -np.inf)  # the others are not there
+    labels = np.stack([1 - q, q, *[0 * q] * (FEW - 2)], axis=-1)
+    loss, grad = results("cross_entropy_value_and_grad", two, labels)
+    binary, slope = results("binary_cross_entropy_value_and_grad", x[:, 1] - x[:, 0], q)
+    near, grad_near = promised(two, loss.dtype)
     assert_near(binary, loss, near)
     # where the label is soft, each gradient's error is relative to p + q
-    size = np.where((q == 0) | (q == 1), abs(slope), softmax(x)[:, 1] + q)
+    size = np.where((q == 0) | (q == 1), abs(slope), softmax(two)[:, 1] + q)
     assert (abs(slope - grad[:, 1]) <= 2 * grad_near[:, 1] * size).all()
 
 
@@ -208,17 +211,17 @@ WEIGHTS = numbers(ROWS, 0, 4, 1 / 4)
     "The parts of a batch, each divided by the weights of the whole one, add up to its mean and gradient.",
     source="docs/contract.md, Weights, smoothing, reductions",
 )
-@relation(x=logits(), y=LABELS, s=numbers(ROWS, 0.25, 4, 1 / 4), w=numbers(FEW, 0.25, 4, 1 / 4))
-def test_batch_split(results: Results, x: Any, y: Any, s: Any, w: Any) -> None:
-    function = "cross_entropy_value_and_grad"
-    loss, grad = results(function, x, y, reduction="mean", class_weight=w, sample_weight=s)
+@relation(x=logits(), y=LABELS, s=numbers(ROWS, 0.25, 4, 1 / 4))
+def test_batch_split(results: Results, x: Any, y: Any, s: Any) -> None:
+    loss, grad = results("cross_entropy_value_and_grad", x, y, reduction="mean", sample_weight=s)
     near, grad_near = promised(x, loss.dtype)
-    options = {"reduction": "mean", "class_weight": w, "denominator": np.sum(s * w[y])}
+    options = {"reduction": "mean", "denominator": s.sum(keepdims=True)[0]}
     parts = [
-        results(function, x[rows], y[rows], sample_weight=s[rows], **options) for rows in np.split(np.arange(ROWS), 2)
+        results("cross_entropy_value_and_grad", x[rows], y[rows], sample_weight=s[rows], **options)
+        for rows in (slice(ROWS // 2), slice(ROWS // 2, ROWS))
     ]
-    # besides each row's own error: three roundings of its scale, three in the sum of the rows
-    more = 6 * float(np.finfo(loss.dtype).eps) / 2
+    # besides each row's own error: a rounding of its scale, and three in the sum of the rows
+    more = 4 * float(np.finfo(loss.dtype).eps) / 2
     assert_near(parts[0][0] + parts[1][0], loss, near.max() + more)
     assert_near(np.concatenate([parts[0][1], parts[1][1]]), grad, grad_near + more)
 
@@ -236,7 +239,7 @@ def block_rows(subject: Subject, classes: int) -> int:
 )
 def test_bitwise(subject: Subject, quick: bool, rng: np.random.Generator) -> None:
     results = Results(subject, "float32")
-    for rows, classes in [(37, 4), (block_rows(subject, 65), 65)][: 1 if quick else 2]:
+    for rows, classes in [(ROWS, FEW), (block_rows(subject, 65), 65)][: 1 if quick else 2]:
         x = rng.normal(size=(rows, classes)) * 3
         for labels in (rng.random(size=(rows, classes)), rng.integers(0, classes, rows)):
             loss, grad = results("cross_entropy_value_and_grad", x, labels)
@@ -280,7 +283,7 @@ def test_threads(subject: Subject, rng: np.random.Generator) -> None:
 @check(
     "relations.duplicated-classes",
     "Two copies of every class add log 2 to the loss, and their gradients add up to that of the one.",
-    source="docs/derivation.md, The loss",
+    source="docs/derivation.md, Second derivation: log-sum-exp minus a linear function",
 )
 @relation(x=logits(), y=LABELS)
 def test_duplicated_classes(results: Results, x: Any, y: Any) -> None:
@@ -297,7 +300,7 @@ def test_duplicated_classes(results: Results, x: Any, y: Any) -> None:
 
 @check(
     "relations.absent-class",
-    "A class at -inf is a class that is not there: the loss and the others' gradient are those without it, its own is 0.",
+    "Without a class at -inf the loss and the others' gradient are the same; its own is 0.",
     source="docs/contract.md, Ignored rows, infinities, NaN",
 )
 @relation(x=logits(), y=LABELS, order=st.permutations(range(MANY)))
@@ -316,7 +319,7 @@ def test_absent_class(results: Results, x: Any, y: Any, order: list[int]) -> Non
 @check(
     "relations.gradient-sum",
     "Each row of the gradient sums to 0, but for rounding.",
-    source="docs/derivation.md, The gradient",
+    source="docs/derivation.md, First derivation: differentiate the logarithm of the softmax",
 )
 @relation(x=logits(), y=LABELS)
 def test_gradient_sum(results: Results, x: Any, y: Any) -> None:
@@ -340,7 +343,7 @@ def test_gradient_signs(results: Results, x: Any, y: Any) -> None:
 @check(
     "relations.gradient-at-label",
     "The gradient at an index label is expm1(-loss).",
-    source="docs/derivation.md, The gradient",
+    source="docs/derivation.md, First derivation: differentiate the logarithm of the softmax",
 )
 @relation(x=logits(), y=LABELS)
 def test_gradient_at_label(results: Results, x: Any, y: Any) -> None:
@@ -378,7 +381,7 @@ def test_monotone(results: Results, x: Any, y: Any, more: Any) -> None:
 @check(
     "relations.convex",
     "The loss lies above each of its tangent planes.",
-    source="docs/derivation.md, The Hessian",
+    source="docs/derivation.md, The Hessian, and derivatives in a direction",
 )
 @relation(x=logits(), y=LABELS, other=logits())
 def test_convex(results: Results, x: Any, y: Any, other: Any) -> None:
@@ -403,7 +406,7 @@ VECTORS = numbers((ROWS, FEW), -3, 3)
 @check(
     "relations.hessian-semidefinite",
     "The Hessian is positive semidefinite: <v, H v> is not negative.",
-    source="docs/derivation.md, The Hessian",
+    source="docs/derivation.md, The Hessian, and derivatives in a direction",
 )
 @relation(x=logits(), y=LABELS, v=VECTORS)
 def test_hessian_semidefinite(results: Results, x: Any, y: Any, v: Any) -> None:
@@ -415,7 +418,7 @@ def test_hessian_semidefinite(results: Results, x: Any, y: Any, v: Any) -> None:
 @check(
     "relations.hessian-symmetric",
     "The Hessian is symmetric: <u, H v> is <v, H u>.",
-    source="docs/derivation.md, The Hessian",
+    source="docs/derivation.md, The Hessian, and derivatives in a direction",
 )
 @relation(x=logits(), y=LABELS, v=VECTORS, w=VECTORS)
 def test_hessian_symmetric(results: Results, x: Any, y: Any, v: Any, w: Any) -> None:
@@ -439,7 +442,7 @@ def test_hessian_of_a_shift(results: Results, x: Any, y: Any, shift: Any) -> Non
 @check(
     "relations.gibbs",
     "The cross-entropy of any q under p is at least the entropy of p, and equal to it for q = p.",
-    source="docs/derivation.md, The loss",
+    source="docs/derivation.md, Second derivation: log-sum-exp minus a linear function",
 )
 @relation(x=logits(), p=PROBABILITIES)
 def test_gibbs(results: Results, x: Any, p: Any) -> None:
@@ -457,12 +460,12 @@ def test_gibbs(results: Results, x: Any, p: Any) -> None:
 
 @check(
     "relations.homogeneous-weights",
-    "Twice the sample weights give bitwise twice the sum and its gradient, and leave the mean.",
+    "Twice the sample weights give bitwise twice the losses and their gradient, and leave the mean.",
     source="docs/contract.md, Weights, smoothing, reductions",
 )
 @relation(x=logits(), y=LABELS, s=WEIGHTS)
 def test_homogeneous_weights(results: Results, x: Any, y: Any, s: Any) -> None:
-    for reduction, factor in (("sum", 2), ("mean", 1)):
+    for reduction, factor in (("none", 2), ("mean", 1)):
         once, twice = (
             results("cross_entropy_value_and_grad", x, y, reduction=reduction, sample_weight=weight)
             for weight in (s, 2 * s)

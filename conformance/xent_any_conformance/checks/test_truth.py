@@ -205,7 +205,8 @@ def test_half_precision(subject: Subject, measure, dtype, kind, name):
     rounded = case._replace(x=subject.numpy(x))
     labels = subject(case.labels, None if kind == "index" else "float32")
     loss, grad = subject.functions.cross_entropy_value_and_grad(x, labels, reduction="none")
-    assert (subject.dtype(loss), subject.dtype(grad)) == ("float32", dtype)
+    if not subject.peer:  # whose losses keep the dtype
+        assert (subject.dtype(loss), subject.dtype(grad)) == ("float32", dtype)
     judge(measure, "float32", {"loss": subject.numpy(loss)}, rounded)
     judge(measure, "float32", {"grad": subject.numpy(grad)}, rounded, half=dtype)
 

@@ -5,8 +5,8 @@ Each subject runs in a process of its own, which imports only that subject's lib
 
 import importlib
 import importlib.util
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from importlib.metadata import entry_points
 from typing import Any
 
@@ -51,10 +51,14 @@ TABLE: Mapping[str, tuple[str, str]] = {
 }
 """Every subject of ours: its name, the module that it needs, and the file beside this one that loads it."""
 
+SLOW = ("mparray", "ndonnx", "ndonnx-onnxruntime")
+"""They compute number by number or build a model for each call: they are given the quick run's problems, and the quick
+run leaves them out unless they are named."""
+
 HALF = ("float16", "bfloat16")
 
 
-class Unusable(Exception):
+class UnusableError(Exception):
     """Why a subject cannot be certified here."""
 
 
@@ -72,7 +76,17 @@ class Subject:
     has_values: bool = True  # False where arrays are shapes alone
     compiled: bool = False  # whether the functions see traced arrays
     peer: bool = False  # another library's own function: it is measured, and need not pass
-    deviations: Mapping[str, str] = field(default_factory=dict)  # beside those of the backend
+    deviations: Mapping[str, str] | None = None  # by default those of the backend
+
+    @property
+    def slow(self) -> bool:
+        """Whether it is given the quick run's problems always."""
+        return self.name in SLOW
+
+    @property
+    def declared(self) -> Mapping[str, str]:
+        """The ids of the checks that are known not to hold, and why."""
+        return self.backend.deviations if self.deviations is None else self.deviations
 
     @property
     def xp(self) -> Any:
@@ -97,7 +111,8 @@ class Subject:
         if self.compiled or not self.has_values:
             return False
         # The core's own answer: of a library without an adapter, whatever its record says here, it reads nothing.
-        return backend_of(type(array)).is_readable(array)
+        cls: Any = type(array)
+        return backend_of(cls).is_readable(array)
 
     def __call__(self, values: Any, dtype: str | None = None) -> Any:
         """An array of `values`; without `dtype` of the widest real or integer dtype there is, as the values are."""
@@ -143,13 +158,13 @@ def load(name: str) -> Subject:
 
     Raises
     ------
-    Unusable
+    UnusableError
         If it cannot be used here; says why.
     """
     if name in TABLE:
         needs, file = TABLE[name]
         if importlib.util.find_spec(needs) is None:
-            raise Unusable(f"{needs} is not installed")
+            raise UnusableError(f"{needs} is not installed")
         subject: Subject = importlib.import_module(f"{__name__}._{file}").load(name)
         return subject
     published = {entry.name: entry for entry in entry_points(group="xent_any.backends")}
@@ -159,10 +174,10 @@ def load(name: str) -> Subject:
     try:
         found = importlib.import_module(module)
     except ImportError as error:
-        raise Unusable(f"{error}; expected one of {', '.join(TABLE)}, or module:attribute") from error
+        raise UnusableError(f"{error}; expected one of {', '.join(TABLE)}, or module:attribute") from error
     for part in filter(None, attribute.split(".")):
         if not hasattr(found, part):
-            raise Unusable(f"{module} has no {attribute}")
+            raise UnusableError(f"{module} has no {attribute}")
         found = getattr(found, part)
     return _of(getattr(found, "BACKEND", found), name)
 
@@ -170,17 +185,19 @@ def load(name: str) -> Subject:
 def _of(found: Any, name: str) -> Subject:
     if isinstance(found, Subject):
         return found
-    if isinstance(found, Backend):
-        return Subject(found.name, found, found.devices()[0])
-    if not hasattr(found, "asarray"):
-        raise Unusable(
-            f"{name}: expected an xent_any.Backend or a namespace of the Array API, got {type(found).__name__}"
-        )
-    record = Namespace(found)
-    return Subject(record.name, record, record.devices()[0])
+    if not isinstance(found, Backend):
+        if not hasattr(found, "asarray"):
+            kind = type(found).__name__
+            raise UnusableError(f"{name}: expected an xent_any.Backend or a namespace of the Array API, got {kind}")
+        found = Namespace(found)
+    try:
+        device = found.devices()[0]
+    except Exception as error:
+        raise UnusableError(f"{name}: {type(error).__name__}: {error}") from error
+    return Subject(name, found, device)
 
 
-def names(libraries: list[str]) -> list[str]:
+def names(libraries: Sequence[str]) -> list[str]:
     """The subjects to certify: those so named, all those of a library so named; by default all there are."""
     if not libraries:
         third = [

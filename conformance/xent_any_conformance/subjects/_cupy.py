@@ -1,6 +1,6 @@
 """CuPy."""
 
-from . import Subject, Unusable
+from . import Subject, UnusableError
 
 
 def load(name: str) -> Subject:
@@ -9,6 +9,6 @@ def load(name: str) -> Subject:
 
         device = BACKEND.devices()[0]
         float(BACKEND.asarray([1.0], "float32", device)[0])
-    except Exception as error:  # noqa: BLE001  (its own, and the driver's)
-        raise Unusable(f"{type(error).__name__}: {error}".splitlines()[0]) from error
+    except Exception as error:
+        raise UnusableError(f"{type(error).__name__}: {error}".splitlines()[0]) from error
     return Subject(name, BACKEND, device)

@@ -1,5 +1,6 @@
 """Dask: chunked along rows, and along classes."""
 
+import importlib.metadata
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import Any
@@ -18,7 +19,7 @@ class Dask(Backend):
     """Arrays in two chunks along one axis."""
 
     name = "dask"
-    version = dask.__version__
+    version = importlib.metadata.version("dask")
 
     def __init__(self, axis: int) -> None:
         self.axis = axis

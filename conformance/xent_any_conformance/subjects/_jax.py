@@ -8,7 +8,7 @@ import jax
 import xent_any
 from xent_any_backends.jax import BACKEND
 
-from . import Subject, Unusable
+from . import Subject, UnusableError
 
 
 class Jitted:
@@ -35,13 +35,13 @@ def _jitted(function: Any, static: tuple[tuple[str, Any], ...]) -> Any:
 
 def load(name: str) -> Subject:
     variant = name.partition("-")[2]
-    jax.config.update("jax_enable_x64", variant != "x32")
+    jax.config.update("jax_enable_x64", variant != "x32")  # type: ignore[no-untyped-call]
     if variant == "cuda":
         try:
             device = jax.devices("gpu")[0]
         except RuntimeError as error:
-            raise Unusable(f"JAX {jax.__version__} finds no GPU here: {error}") from error
-        return Subject(name, BACKEND, device)
+            raise UnusableError(f"JAX {jax.__version__} finds no GPU here: {error}") from error
+        return Subject(name, BACKEND, device, deviations={})  # those of the record are XLA's on the CPU
     cpu = jax.devices("cpu")[0]
     if variant == "jit":
         return Subject(name, BACKEND, cpu, functions=Jitted(), compiled=True)

@@ -19,7 +19,7 @@ class ReadOnly(NumPy):
 class Strided(NumPy):
     def asarray(self, values: Any, dtype: str, device: Any) -> Any:
         wide = np.zeros([2 * size for size in np.shape(values)], dtype, order="F")
-        view = wide[(slice(None, None, -2),) * wide.ndim]
+        view: Any = wide[(..., *(slice(None, None, -2),) * wide.ndim)]  # type: ignore[arg-type]  # mypy reads a list
         view[...] = values
         return view
 

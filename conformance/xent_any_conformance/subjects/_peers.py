@@ -24,21 +24,21 @@ def _is_default(name: str, value: Any) -> bool:
 class Peer:
     """Brings rows into the form (N, C) and skips the options that `has` does not name."""
 
-    title: str
+    library: str  # its distribution
     has: frozenset[str] = frozenset()
     parts: Any = None  # where log_softmax, softmax and logsumexp are found
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):
             raise AttributeError(name)
-        return lambda *_, **__: pytest.skip(f"{self.title} has no {name}")
+        return lambda *_, **__: pytest.skip(f"{self.library} has no {name}")
 
     def given(self, options: dict[str, Any]) -> dict[str, Any]:
         """The options that are not the defaults; skips where the peer lacks one."""
         given = {"reduction": "mean"} | {k: v for k, v in options.items() if not _is_default(k, v)}
         for name, value in given.items():
             if name not in self.has and (name, value) != ("reduction", "none"):
-                pytest.skip(f"{self.title} has no {name.replace('_', ' ')}")
+                pytest.skip(f"{self.library} has no {name.replace('_', ' ')}")
         return given
 
     def cross_entropy(self, logits: Any, labels: Any, **options: Any) -> Any:
@@ -60,7 +60,7 @@ class Peer:
 
     def part(self, name: str, *arguments: Any, **options: Any) -> Any:
         if self.parts is None:
-            pytest.skip(f"{self.title} has no {name}")
+            pytest.skip(f"{self.library} has no {name}")
         return getattr(self.parts, name)(*arguments, **options)
 
     def log_softmax(self, x: Any, axis: int = -1) -> Any:
@@ -74,7 +74,7 @@ class Peer:
 
 
 class Torch(Peer):
-    title = "PyTorch"
+    library = "torch"
     has = frozenset({"class_weight", "ignore_index", "label_smoothing", "pos_weight", "reduction"})
 
     def __init__(self) -> None:
@@ -101,11 +101,11 @@ class Torch(Peer):
 
 
 class Optax(Peer):
-    title = "Optax"
+    library = "optax"
 
     def __init__(self) -> None:
         import jax  # noqa: PLC0415
-        import optax  # type: ignore[import-untyped]  # noqa: PLC0415  (it ships no types)
+        import optax  # noqa: PLC0415
 
         jax.config.update("jax_enable_x64", True)  # type: ignore[no-untyped-call]  # JAX's
         self.index, self.probabilities, self.binary = (
@@ -137,10 +137,10 @@ class Optax(Peer):
 class SciPy(Peer):
     """Cross-entropy as one writes it with `scipy.special`."""
 
-    title = "SciPy"
+    library = "scipy"
 
     def __init__(self) -> None:
-        import scipy.special  # type: ignore[import-untyped]  # noqa: PLC0415  (nor does SciPy)
+        import scipy.special  # noqa: PLC0415
 
         self.parts = scipy.special
 
@@ -161,19 +161,19 @@ class SciPy(Peer):
 class ScikitLearn(Peer):
     """The losses that its linear models and gradient boosting are trained with."""
 
-    title = "scikit-learn"
+    library = "scikit-learn"
     has = frozenset({"sample_weight"})
 
     def __init__(self) -> None:
-        from sklearn import _loss  # type: ignore[import-untyped]  # noqa: PLC0415  (nor scikit-learn)
+        from sklearn import _loss  # noqa: PLC0415
 
         self.loss = _loss
 
     def rows(self, x: Any, y: Any, is_index: bool, **options: Any) -> Any:
         if not is_index:
-            pytest.skip(f"{self.title} has no probability labels")
+            pytest.skip(f"{self.library} has no probability labels")
         if x.dtype == np.float16 or x.shape[-1] < 2:
-            pytest.skip(f"{self.title} has no half precision, and takes two classes or more")
+            pytest.skip(f"{self.library} has no half precision, and takes two classes or more")
         return self.gradient_of(self.loss.HalfMultinomialLoss(n_classes=x.shape[-1]), x, y, options)
 
     def gradient_of(self, loss: Any, x: Any, y: Any, options: dict[str, Any]) -> Any:
@@ -183,25 +183,25 @@ class ScikitLearn(Peer):
 
     def binary_cross_entropy_value_and_grad(self, logits: Any, labels: Any, **options: Any) -> Any:
         if logits.dtype == np.float16:
-            pytest.skip(f"{self.title} has no half precision")
+            pytest.skip(f"{self.library} has no half precision")
         options = {k: v.reshape(-1) for k, v in self.given(options).items() if k == "sample_weight"}
         binomial = self.loss.HalfBinomialLoss()
         results = self.gradient_of(binomial, logits.reshape(-1), labels.reshape(-1), options)
         return tuple(result.reshape(logits.shape) for result in results)
 
 
-PEERS: dict[str, tuple[type[Peer], str, str]] = {
-    "peer-torch": (Torch, "torch", "torch"),
-    "peer-optax": (Optax, "optax", "jax"),
-    "peer-scipy": (SciPy, "scipy", "numpy"),
-    "peer-sklearn": (ScikitLearn, "scikit-learn", "numpy"),
+PEERS: dict[str, tuple[type[Peer], str]] = {
+    "peer-torch": (Torch, "torch"),
+    "peer-optax": (Optax, "jax"),
+    "peer-scipy": (SciPy, "numpy"),
+    "peer-sklearn": (ScikitLearn, "numpy"),
 }
-"""Each peer's functions, its distribution, and the framework whose arrays it takes."""
+"""Each peer's functions, and the framework whose arrays they take."""
 
 
 def load(name: str) -> Subject:
-    functions, distribution, framework = PEERS[name]
+    functions, framework = PEERS[name]
     peer = functions()
     record = copy.copy(importlib.import_module(f"xent_any_backends.{framework}").BACKEND)
-    record.name, record.version, record.deviations = peer.title, version(distribution), {}
+    record.name, record.version, record.deviations = peer.library, version(peer.library), {}
     return Subject(name, record, record.devices()[0], functions=peer, peer=True)

@@ -1,6 +1,7 @@
 """array-api-strict at its strictest, on each of its devices."""
 
 import array_api_strict
+
 from xent_any_backends.array_api_strict import BACKEND
 
 from . import Subject

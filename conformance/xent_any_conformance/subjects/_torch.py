@@ -1,9 +1,10 @@
 """PyTorch: on the CPU, with another default dtype, without values, on a GPU."""
 
 import torch
+
 from xent_any_backends.torch import BACKEND
 
-from . import Subject, Unusable
+from . import Subject, UnusableError
 
 
 def load(name: str) -> Subject:
@@ -13,6 +14,6 @@ def load(name: str) -> Subject:
     if variant in ("cuda", "mps"):
         found = [device for device in BACKEND.devices() if device.type == variant]
         if not found:
-            raise Unusable(f"PyTorch {torch.__version__} finds no {variant} device here")
+            raise UnusableError(f"PyTorch {torch.__version__} finds no {variant} device here")
         return Subject(name, BACKEND, found[0])
     return Subject(name, BACKEND, torch.device("meta" if variant == "meta" else "cpu"), has_values=variant != "meta")

@@ -1,0 +1,230 @@
+"""What the contract promises of the parts, axes, dtypes, devices and arrays."""
+
+from itertools import cycle
+
+import numpy as np
+import pytest
+
+from xent_any import Backend
+
+from ..plugin import check
+from ..subjects import HALF, Subject
+from ._contract import (
+    ARGUMENTS,
+    WEIGHTED,
+    Computed,
+    Q,
+    S,
+    V,
+    W,
+    X,
+    Y,
+    close,
+    few,
+    formula,
+    rows,
+    value_and_grad,
+)
+
+FUNCTIONS = "docs/contract.md, Functions"
+DTYPES = "docs/contract.md, Dtypes, devices, arrays"
+
+LSE = np.log(np.exp(X).sum(-1))
+P = np.exp(X) / np.exp(X).sum(-1, keepdims=True)
+
+
+@check("contract.parts.formula", "softmax, log_softmax and logsumexp follow their definitions.", source=FUNCTIONS)
+def test_parts(subject: Subject):
+    rows(subject, "softmax").close("finite", P)
+    rows(subject, "log_softmax").close("finite", X - LSE[:, None])
+    rows(subject, "logsumexp").close("finite", LSE)
+
+
+@check("contract.parts.nll-loss", "nll_loss(log_softmax(x), y) equals cross_entropy(x, y).", source=FUNCTIONS)
+def test_nll_loss(subject: Subject, quick):
+    rows(subject, "nll_loss").close("finite", -X[np.arange(8), Y] * W[Y] * S)
+    if not few(subject, quick):
+        log_p = subject.functions.log_softmax(subject(X))
+        weights = {name: subject(value) for name, value in WEIGHTED.items()}
+        for labels in (Y, Q):
+            loss = subject.functions.nll_loss(log_p, subject(labels), label_smoothing=0.25, **weights)
+            close(subject, loss, formula(X, labels, **WEIGHTED, label_smoothing=0.25)[0])
+
+
+@check("contract.loss.differs-between-functions", "All functions return the same loss to the bit.", source=DTYPES)
+@pytest.mark.parametrize("labels", ["index", "probabilities"])
+def test_same_loss(subject: Subject, quick, labels):
+    expected = rows(subject, labels=labels).values[0]
+    np.testing.assert_array_equal(rows(subject, "cross_entropy", labels).values[0], expected)
+    if not few(subject, quick):
+        np.testing.assert_array_equal(rows(subject, "cross_entropy_jvp", labels).values[0], expected)
+        x, y = subject(X), subject(Y if labels == "index" else Q)
+        weights = {name: subject(value) for name, value in WEIGHTED.items()}
+        losses = [
+            subject.functions.cross_entropy(x, y, **weights),
+            subject.functions.cross_entropy_value_and_grad(x, y, **weights)[0],
+            subject.functions.cross_entropy_jvp(x, x, y, **weights)[0],
+        ]
+        assert len({float(subject.numpy(loss)) for loss in losses}) == 1
+
+
+@check("contract.axis.position", "The classes may lie along any axis, counted from either end.", source=FUNCTIONS)
+def test_axis(subject: Subject, quick):
+    arguments = {"x": X, "direction": V, "labels": Y}
+    loss, grad = formula(X, Y, reduction="none")
+    everything = {
+        "cross_entropy_value_and_grad": (loss, grad),
+        "cross_entropy_jvp": (loss, (grad * V).sum(-1)),
+        "cross_entropy_hvp": (P * (V - (P * V).sum(-1, keepdims=True)),),
+        "nll_loss": (-X[np.arange(8), Y],),
+        "softmax": (P,),
+        "log_softmax": (X - LSE[:, None],),
+        "logsumexp": (LSE,),
+    }
+    calls = list(zip(cycle((0, -2)), everything.items(), strict=False))
+    if few(subject, quick):
+        calls = calls[::3]
+    for axis, (name, expected) in [*calls, (-1, calls[0][1])]:
+        arrays = [
+            subject(Y.reshape(2, 4) if key == "labels" else np.moveaxis(arguments[key].reshape(2, 4, 5), -1, axis))
+            for key in ARGUMENTS[name]
+        ]
+        options = {"reduction": "none"} if "labels" in ARGUMENTS[name] else {}
+        found = getattr(subject.functions, name)(*arrays, axis=axis, **options)
+        for got, true in zip(found if isinstance(found, tuple) else (found,), expected, strict=True):
+            whole = np.moveaxis(true.reshape(2, 4, 5), -1, axis) if true.ndim == 2 else true.reshape(2, 4)
+            close(subject, got, whole)
+
+
+@check("contract.axis.probabilities", "Probabilities have their classes along the same axis.", source=FUNCTIONS)
+def test_axis_of_probabilities(subject: Subject):
+    loss, grad = formula(X, Q, class_weight=W, reduction="none")
+    found = value_and_grad(subject, X.T, Q.T, axis=0, class_weight=W, reduction="none")
+    close(subject, found[0], loss)
+    close(subject, found[1], grad.T)
+
+
+@check("contract.axis.keepdims", "logsumexp with keepdims keeps the axis, with length 1.", source=FUNCTIONS)
+def test_keepdims(subject: Subject):
+    close(subject, subject.functions.logsumexp(subject(X.T), axis=0, keepdims=True), LSE[None])
+
+
+@check("contract.axis.one-row", "Logits may be one row, and its label a number without dimensions.", source=FUNCTIONS)
+def test_one_row(subject: Subject):
+    loss, grad = formula(X[:1], Y[:1])
+    found = value_and_grad(subject, X[0], Y[0])
+    close(subject, found[0], loss)
+    close(subject, found[1], grad[0])
+
+
+# Dtypes
+
+
+@check(
+    "contract.results.shape", "Results have the shape, and in float32 and float64 the dtype, promised.", source=DTYPES
+)
+@pytest.mark.parametrize("function", list(ARGUMENTS))
+def test_shape(subject: Subject, function):
+    computed = rows(subject, function)
+    count = len(computed.inputs["x"])
+    whole = {("cross_entropy_value_and_grad", 1), ("cross_entropy_hvp", 0), ("softmax", 0), ("log_softmax", 0)}
+    for i, result in enumerate(computed.results):
+        assert result.shape == ((count, 5) if (function, i) in whole else (count,))
+        assert result.dtype == computed.arrays["x"].dtype
+
+
+@check("contract.dtypes.changed", "float32 and float64 stay, whatever dtype labels and weights have.", source=DTYPES)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_dtype_kept(subject: Subject, dtype):
+    if dtype not in subject.dtypes:
+        pytest.skip(f"no {dtype} here")
+    other = "float64" if dtype == "float32" else "float32"
+    x = subject(X, dtype)
+    q, w, s = (subject(a, other if other in subject.dtypes else dtype) for a in (Q, W, S))
+    loss, grad = subject.functions.cross_entropy_value_and_grad(x, q, class_weight=w, sample_weight=s)
+    assert subject.dtype(loss) == subject.dtype(grad) == dtype
+    expected = formula(X, Q, **WEIGHTED)
+    close(subject, loss, expected[0])
+    close(subject, grad, expected[1])
+
+
+@check(
+    "contract.dtypes.half",
+    "Half precision: losses, log_softmax and logsumexp are float32; gradient, hvp and softmax have the logits' dtype.",
+    source=DTYPES,
+)
+@pytest.mark.parametrize("dtype", HALF)
+def test_half(subject: Subject, quick, dtype):
+    f, x, v, y = subject.functions, subject(X, dtype), subject(V, dtype), subject(Y)
+    loss, grad = f.cross_entropy_value_and_grad(x, y)
+    expected = formula(X, Y)
+    results = [(loss, "float32", expected[0]), (grad, dtype, expected[1])]
+    if not few(subject, quick):
+        loss, slope = f.cross_entropy_jvp(x, v, y)
+        product = P * (V - (P * V).sum(-1, keepdims=True)) / 8
+        results += [
+            (loss, "float32", expected[0]),
+            (slope, "float32", (expected[1] * V).sum()),
+            (f.cross_entropy_hvp(x, v, y), dtype, product),
+            (f.softmax(x), dtype, P),
+            (f.log_softmax(x), "float32", X - LSE[:, None]),
+        ]
+    assert [subject.dtype(result) for result, _, _ in results] == [name for _, name, _ in results]
+    for result, name, true in results:
+        close(subject, result, true, roundings=64 if name == "float32" else 1.01)
+
+
+@check(
+    "contract.dtypes.half-summed-in-half",
+    "Half precision is summed in float32: of 3001 equal classes the loss is log(3001).",
+    source=DTYPES,
+)
+@pytest.mark.parametrize("dtype", HALF)
+def test_half_sums(subject: Subject, dtype):
+    loss = subject.functions.cross_entropy(subject(np.zeros((2, 3001)), dtype), subject(np.asarray([0, 1])))
+    close(subject, loss, np.log(3001))
+
+
+# Arrays
+
+
+@check("contract.inputs.written-to", "Inputs are never written to.", source=DTYPES)
+@pytest.mark.parametrize("function", list(ARGUMENTS))
+def test_inputs(subject: Subject, quick, function):
+    soft = "labels" in ARGUMENTS[function] and not few(subject, quick)
+    for computed in [rows(subject, function, labels) for labels in ("index", "probabilities")[: 1 + soft]]:
+        for name, values in computed.inputs.items():
+            assert subject.dtype(computed.arrays[name]) == subject.dtype(subject(values))
+            np.testing.assert_array_equal(subject.numpy(computed.arrays[name]), subject.numpy(subject(values)))
+
+
+@check("contract.device.moved", "Results lie on the device of the arguments.", source=DTYPES)
+@pytest.mark.parametrize("function", list(ARGUMENTS))
+def test_device(subject: Subject, function):
+    for result in rows(subject, function).results:
+        assert subject.is_where(result)
+
+
+@check(
+    "contract.device.waited-for",
+    "Nothing waits for a device or makes a lazy library compute, neither to check arguments nor to choose a formula.",
+    source="docs/contract.md, Labels",
+)
+def test_waiting(subject: Subject, quick):
+    if type(subject.backend).no_waiting is Backend.no_waiting:
+        pytest.skip("nothing tells here whether it is waited for")
+    calls = [(name, "events" if name.startswith("binary") else "index", {}) for name in ARGUMENTS]
+    if few(subject, quick):
+        calls = calls[1:3]
+    else:
+        calls += [
+            ("cross_entropy_value_and_grad", "probabilities", {}),
+            ("cross_entropy_value_and_grad", "index", {"label_smoothing": 0.25, "z_loss": 0.125, "softcap": 4.0}),
+        ]
+    with subject.backend.no_waiting():
+        found = [Computed(subject, *call) for call in calls]
+        loss, _ = value_and_grad(subject, X, Y, **WEIGHTED, denominator=np.asarray(2.0))
+    for computed in found:
+        for values in computed.values:
+            assert np.isfinite(values[:8]).all()
+    close(subject, loss, formula(X, Y, **WEIGHTED, denominator=2.0)[0])

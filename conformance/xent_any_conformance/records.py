@@ -1,0 +1,91 @@
+"""What a run proved of each subject, as files, and the table of the documentation that is made from them.
+
+``python -m xent_any_conformance.records conformance/records > docs/support.md`` makes the table.
+"""
+
+import json
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+HEAD = """# What is supported where
+
+Made from the conformance kit's records of full runs, in `conformance/records/`; [Certify](certify.md) says what they
+mean. *Wrong labels*: what becomes of an index out of range; it raises where labels can be read without waiting,
+elsewhere the loss and the gradient of its row are NaN. *Transforms*: the program transformations that the checks went
+through. *Checks*: passed, and declared deviations, which are listed below. *Error*: the worst of the hard rows as a
+share of what is [promised](contract.md#accuracy).
+
+"""
+COLUMNS = ("subject", "library", "device", "dtypes", "wrong labels", "transforms", "checks", "error")
+
+
+def record(run: dict[str, Any], subject: dict[str, Any]) -> dict[str, Any]:
+    """What a run proved of one of its subjects."""
+    results = [result for result in run["results"] if result["subject"] == subject["name"]]
+    families = {result["id"].partition(".")[0] for result in results}
+    errors: dict[str, float] = {}
+    for result in results:
+        for error in result["measurements"]:
+            if result["id"].startswith(("truth.table", "truth.half")):
+                key = f"{error['quantity']} {error['dtype']}"
+                errors[key] = max(errors.get(key, 0.0), round(error["share"], 3))
+    return {
+        **{key: run[key] for key in ("xent_any", "date", "machine", "packages", "command", "passed")},
+        "subject": {key: value for key, value in subject.items() if key != "seconds"},
+        "outcomes": {
+            family: dict(Counter(r["outcome"] for r in results if r["id"].startswith(f"{family}.")))
+            for family in sorted(families)
+        },
+        "skips": dict(Counter(r["reason"] for r in results if r["outcome"] == "skipped")),
+        "worst share of the promised error": errors,
+    }
+
+
+def write(run: dict[str, Any], folder: Path) -> None:
+    """Write ``<subject>.json`` for each subject of a run of all checks."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for subject in run["subjects"]:
+        name = "".join(c if c.isalnum() or c in "-_." else "-" for c in subject["name"])
+        path = folder / f"{name}.json"
+        path.write_text(json.dumps(record(run, subject), indent=1) + "\n", encoding="utf-8")
+
+
+def support(records: Sequence[dict[str, Any]]) -> str:
+    """The table of the documentation, in Markdown."""
+    lines = [COLUMNS, ("---",) * len(COLUMNS)]
+    deviations = []
+    for entry in records:
+        subject, outcomes = entry["subject"], Counter[str]()
+        for counts in entry["outcomes"].values():
+            outcomes.update(counts)
+        checks = f"{outcomes['passed']} passed" + f", {outcomes['deviates']} deviate" * bool(outcomes["deviates"])
+        checks += f", **{outcomes['failed']} failed**" * bool(outcomes["failed"])
+        errors = entry["worst share of the promised error"].values()
+        lines.append(
+            (
+                f"`{subject['name']}`",
+                f"{subject['library']} {subject['version']}",
+                subject["device"],
+                ", ".join(subject["dtypes"]),
+                {"read": "raise", "NaN": "NaN"}[subject["labels"]],
+                ", ".join(subject["transforms"]) or "-",
+                checks,
+                f"{max(errors):.2f}" if errors else "-",
+            )
+        )
+        deviations += [f"* `{subject['name']}`, `{id_}`: {reason}" for id_, reason in subject["deviations"].items()]
+    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return f"{HEAD}{table}\n\n## Deviations\n\n" + "\n".join(deviations or ["None."]) + "\n"
+
+
+def read(folder: Path) -> list[dict[str, Any]]:
+    """All records in a folder, by name; those of peers, which certify nothing, are not."""
+    found = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))]
+    return [entry for entry in found if not entry["subject"]["peer"]]
+
+
+if __name__ == "__main__":
+    sys.stdout.write(support(read(Path(sys.argv[1]))))

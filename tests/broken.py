@@ -1,0 +1,147 @@
+"""The kit on broken implementations and broken array libraries: it must reject every one of them.
+
+Each defect of `defects.py` is made in a copy of the package, on which the kit runs in a process of its own, with only
+the checks that are to notice. ``python tests/broken.py [PART OF A NAME ...]`` prints what rejected what; its exit
+status is 1 if a defect survives, or if one of the same checks fails where nothing is changed.
+"""
+
+import argparse
+import os
+import re
+import shutil
+import sys
+import tempfile
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from defects import DEFECTS, Defect
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+from rich.text import Text
+
+from xent_any_conformance.run import Worker
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGES = (
+    "xent_any",
+    "backends/xent_any_backends",
+    "conformance/xent_any_conformance",
+    "examples/toyarray/src/toyarray",
+)
+
+
+class Control(NamedTuple):
+    """The checks that notice the defects of a subject, where nothing is wrong."""
+
+    name: str
+    checks: tuple[str, ...]
+    subject: str
+    quick: bool
+
+
+class Outcome(NamedTuple):
+    """What the kit found."""
+
+    failed: list[str]  # ids
+    wrong: list[str]  # checks that should have failed, or not, and what happened
+    seconds: float
+
+
+def controls() -> list[Control]:
+    wanted: dict[tuple[str, bool], dict[str, None]] = {}
+    for defect in DEFECTS:
+        wanted.setdefault((defect.subject, defect.quick), {}).update(dict.fromkeys(defect.checks))
+    return [
+        Control(f"nothing, {'quick' if quick else 'in full'}", tuple(checks), subject, quick)
+        for (subject, quick), checks in wanted.items()
+    ]
+
+
+def run(cases: Sequence[Defect | Control], jobs: int = 2) -> Iterator[tuple[Defect | Control, Outcome]]:
+    """The kit on each of them, `jobs` at a time."""
+    with tempfile.TemporaryDirectory(prefix="xent-any-broken-") as name:
+        shared = {"XENT_ANY_TRUTHS": name, "PYTHONPYCACHEPREFIX": f"{name}/cache", "PYTHONDONTWRITEBYTECODE": ""}
+        waiting, running = deque(enumerate(cases)), list[tuple[Defect | Control, Worker]]()
+        try:
+            while waiting or running:
+                while waiting and len(running) < jobs:
+                    number, case = waiting.popleft()
+                    folder = Path(name, str(number))
+                    folder.mkdir()
+                    worker = Worker(case.subject, folder, case.quick, "")
+                    worker._command += ["--checks", ",".join(case.checks)]
+                    worker._environment |= shared | {"PYTHONPATH": search_path(case, folder)}
+                    worker.start()
+                    running.append((case, worker))
+                time.sleep(0.02)
+                for case, worker in list(running):
+                    if worker.poll():
+                        running.remove((case, worker))
+                        yield case, judged(case, worker)
+        finally:
+            for _, worker in running:
+                worker._process.kill()
+
+
+def search_path(case: Defect | Control, folder: Path) -> str:
+    """Where Python finds the packages: the one with the defect in a copy."""
+    paths = []
+    for package in PACKAGES:
+        found = ROOT / package
+        if isinstance(case, Defect) and case.file.startswith(f"{package}/"):
+            found = shutil.copytree(found, folder / package, ignore=shutil.ignore_patterns("__pycache__"))
+            change(case, folder / case.file)
+        paths.append(str(found.parent))
+    return os.pathsep.join(paths)
+
+
+def change(defect: Defect, file: Path) -> None:
+    text = file.read_text(encoding="utf-8")
+    for old, new in defect.changes:
+        if old and text.count(old) != 1:
+            raise ValueError(f"{defect.name}: expected once in {defect.file}, found {text.count(old)} times: {old}")
+        text = text.replace(old, new) if old else text + new
+    file.write_text(text, encoding="utf-8")
+
+
+def judged(case: Defect | Control, worker: Worker) -> Outcome:
+    failed = [r for r in worker.results if r["outcome"] == "failed"]
+    wrong = []
+    if isinstance(case, Defect):
+        failed = [r for r in failed if re.search(case.error, r["reason"])]
+    else:
+        wrong = [f"{r['id']} failed: {r['reason'][-300:]}" for r in failed]
+    for check in case.checks:
+        found = [r for r in worker.results if check in r["id"]]
+        if not found or (isinstance(case, Defect) and not any(r in failed for r in found)):
+            found += [r for r in worker.results if r["id"] == "run.process"]
+            what = [f"{r['outcome']} {r['reason'][-300:]}" for r in found]
+            wrong.append(f"{check} {worker.unusable or '; '.join(what) or 'is no check'}")
+    return Outcome([r["id"] for r in failed], wrong, worker.seconds)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("names", nargs="*", help="parts of the names of defects; by default all of them")
+    names = parser.parse_args().names
+    chosen = [case for case in [*DEFECTS, *controls()] if not names or any(part in case.name for part in names)]
+    bar = track(run(chosen), "The kit on broken copies", len(chosen), console=Console(stderr=True), transient=True)
+    outcomes = dict(bar)
+    table = Table("What is broken", "On", "Rejected by", "s")
+    for case in chosen:
+        outcome = outcomes[case]
+        cell = Text("\n").join([*map(Text, outcome.failed), *(Text(line, style="red") for line in outcome.wrong)])
+        table.add_row(case.name, case.subject, cell, f"{outcome.seconds:.1f}")
+    Console(width=None if sys.stdout.isatty() else 140).print(table)
+    wrong = sum(bool(outcomes[case].wrong) for case in chosen)
+    defects = sum(isinstance(case, Defect) for case in chosen)
+    print(f"{defects} defects and {len(chosen) - defects} controls; {wrong} not as they should be")
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,544 @@
+"""What implementations of cross-entropy and array libraries get wrong, each with the checks that must notice.
+
+A defect is a change of the source: of a text that occurs once in one file, and of what takes its place.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+ROWS, CHECK, FUNCTIONS, BACKEND = (f"xent_any/_{name}.py" for name in ("rows", "check", "functions", "backend"))
+NUMPY, STRICT, TORCH, JAX = (
+    f"backends/xent_any_backends/{name}.py" for name in ("numpy", "array_api_strict", "torch", "jax")
+)
+TOY, TOY_ARRAY = (f"examples/toyarray/src/toyarray/{name}.py" for name in ("__init__", "_array"))
+
+
+class Defect(NamedTuple):
+    """One thing that is wrong."""
+
+    name: str
+    file: str  # of the repository
+    changes: tuple[tuple[str, str], ...]  # old text, which occurs once, and new; where the old is "", at the end
+    checks: tuple[str, ...]  # parts of ids: for each of them, a check must fail
+    subject: str = "numpy"
+    quick: bool = True  # whether the quick run notices
+    error: str = "AssertionError|DID NOT RAISE|Regex pattern did not match"  # how; another error would not be noticing
+
+
+DEFECTS: list[Defect] = []
+
+
+def broken(file: str, subject: str = "numpy", **more: object) -> Callable[..., None]:
+    """Declare defects of a file: ``declare(name, old, new, ..., by="ids")``."""
+
+    def declare(name: str, *texts: str, by: str) -> None:
+        pairs = tuple(zip(texts[::2], texts[1::2], strict=True))
+        DEFECTS.append(Defect(name, file, pairs, tuple(by.split()), subject, **more))
+
+    return declare
+
+
+rows, rows_in_full = broken(ROWS), broken(ROWS, quick=False)
+checked, checked_on_toy = broken(CHECK), broken(CHECK, "toyarray")
+
+# The loss
+
+LOSS = """    loss = loss + state.log1p_times(xp, a * goal.total)
+    lse = state.m + xp.log1p(state.s)
+"""
+CONFIDENT = "truth.table[float32-index-confident]"
+
+
+def loss_is(formula: str) -> tuple[str, str]:
+    """Another formula for the loss of a row of weight ``w`` and index label ``y``."""
+    return (
+        LOSS,
+        f"""    lse = state.m + xp.log1p(state.s)
+    if goal.weight is None:
+        w, y, pick = a * goal.total, goal.label, options.backend.pick
+        loss = {formula}
+    else:
+        loss = loss + state.log1p_times(xp, a * goal.total)
+""",
+    )
+
+
+rows("lse - x_y", *loss_is("w * (lse - pick(xp, x, y))"), by=CONFIDENT)
+rows_in_full(
+    "no maximum subtracted",
+    *loss_is("w * (xp.log(xp.sum(xp.exp(x), axis=-1)) - pick(xp, x, y))"),
+    by="truth.table[float32-index-offset]",
+)
+rows(
+    "epsilon inside the log",
+    *loss_is("-w * xp.log(pick(xp, xp.exp(x - lse[..., None]), y) + 1e-12)"),
+    by="contract.infinities.epsilon-in-log[index]",
+)
+rows(
+    "probabilities clamped",
+    *loss_is("-w * xp.log(xp.clip(pick(xp, xp.exp(x - lse[..., None]), y), 1e-7, 1 - 1e-7))"),
+    by="contract.infinities.probabilities-clamped",
+)
+rows(
+    "s + n - 1 with n maxima",
+    "    total = pairwise_sum(xp, e)\n",
+    "    tied = x == m[..., None]\n"
+    "    total = pairwise_sum(xp, xp.where(tied, 0.0, e)) + xp.sum(xp.astype(tied, e.dtype), axis=-1) - 1\n",
+    by=CONFIDENT,
+)
+rows(
+    "ties counted once",
+    "others = options.backend.put(xp, x, k, -INF)",
+    "others = xp.where(x == m[..., None], -INF, x)",
+    by="truth.table[float32-index-ties-0] truth.table[float32-index-ties-1]",
+)
+rows("log(1 + s)", "c * xp.log1p(s))", "c * xp.log(1 + s))", by=CONFIDENT)
+rows_in_full("sum of subnormal terms", "FAR = 60.0", "FAR = INF", by="truth.subnormal")
+rows("difference of logits overflows", "0.5 * m - 0.5 * x)", "0.5 * (m - x))", by="truth.overflow")
+rows(
+    "0 * -inf not masked",
+    "xp.where((weight == 0) & (x == -INF), 0.0, 0.5 * m - 0.5 * x)",
+    "(0.5 * m - 0.5 * x)",
+    by="contract.infinities.zero-times-infinity",
+)
+rows(
+    "-inf maximum not guarded",
+    "xp.where(xp.isfinite(m), state.m + xp.log1p(state.s), m)",
+    "state.m + xp.log1p(state.s)",
+    by="contract.infinities.maximum-not-guarded",
+)
+rows(
+    "inf maximum subtracted",
+    "m = xp.where(xp.isfinite(m), m, NAN)",
+    "m = 1 * m",
+    by="contract.infinities.finite-number[index]",
+)
+rows_in_full(
+    "maximum shared by the rows of a block",
+    "base = xp.where(far, top, m)",
+    "base = xp.zeros_like(m) + xp.max(m)",
+    by="relations.bitwise",
+)
+
+# The gradient and the Hessian
+
+rows(
+    "p_y - 1",
+    "rest = xp.where(x_y == m, state.s_times(c), c * (1 + (s - e_y)))",
+    "rest = -f.a * total * (e_y / (1 + s) - 1)",
+    by=CONFIDENT,
+)
+rows_in_full(
+    "Q p - q",
+    "g = (total[..., None] - weight) * state.exp_times(xp, options, scale) - weight * rest",
+    "g = total[..., None] * state.exp_times(xp, options, scale) - f.a[..., None] * weight",
+    by="truth.table[float32-one-hot-confident]",
+)
+rows_in_full(
+    "exp(x - lse)",
+    "others = state.exp_times(xp, options, c if extra is None else c + extra)",
+    "others = (c * (1 + s))[..., None] * xp.exp(f.x - f.lse[..., None])",
+    by="truth.table[float32-index-offset]",
+)
+rows(
+    "gradient not scaled by the class weight",
+    "c = scale * total",
+    "c = scale",
+    by="contract.gradient.not-scaled-by-weight gradient.not-scaled-by-class-weight",
+)
+rows(
+    "gradient not scaled by the sample weight",
+    "scale = f.a / (1 + s)\n",
+    "scale = xp.where(f.a == 0, f.a, 1.0) / (1 + s)\n",
+    by="contract.gradient.not-scaled-by-weight gradient.not-scaled-by-sample-weight",
+)
+broken(FUNCTIONS)(
+    "gradient not scaled by the reduction",
+    "return problem.reduce(loss), problem.restore(grad)",
+    "return problem.reduce(loss), problem.restore(grad if problem.divisor is None else grad * problem.divisor)",
+    by="contract.gradient.not-scaled-by-reduction gradient.not-scaled-by-reduction",
+)
+broken(FUNCTIONS)(
+    "gradient's classes along the last axis",
+    "problem.restore(grad)",
+    "grad",
+    by="contract.axis.position",
+)
+rows(
+    "Hessian not scaled by the weight",
+    "scale = f.a / (1 + state.s)",
+    "scale = xp.where(f.a == 0, f.a, 1.0) / (1 + state.s)",
+    by="contract.gradient.not-scaled-by-weight",
+)
+HESSIAN = "h = state.exp_times(xp, options, outer) * centred"
+rows("Hessian of the wrong sign", HESSIAN, f"{HESSIAN} * -1.0", by="relations.hessian-semidefinite")
+rows(
+    "Hessian's diagonal alone",
+    HESSIAN,
+    "h = state.exp_times(xp, options, outer) * u * (1 - p)",
+    by="relations.hessian-of-a-shift",
+)
+rows(
+    "Hessian as p (v - <p, v>)",
+    "origin = options.backend.pick(xp, u, state.k)",
+    "origin = xp.zeros_like(state.m)",
+    by="truth.derivatives[float32-index-none]",
+)
+rows(
+    "Hessian of ties counted once",
+    "p = state.exp(xp, options) / (1 + state.s)[..., None]",
+    "p = xp.where(f.x == state.m[..., None], 0.0, state.exp(xp, options) / (1 + state.s)[..., None])",
+    by="gradient.ties",
+)
+
+# Options
+
+rows(
+    "smoothing e / (C - 1)",
+    "q = q * (1 - options.label_smoothing) + options.label_smoothing / count",
+    "q = xp.where(q > 0, q * (1 - options.label_smoothing), options.label_smoothing / (count - 1))",
+    by="contract.smoothing.spread-over-others",
+)
+rows(
+    "smoothing missing from the gradient",
+    "    label, weight, total = f.target\n",
+    "    label, weight, total = f.target\n"
+    "    if weight is not None:\n"
+    "        e = options.label_smoothing\n"
+    "        weight = (weight - e / weight.shape[-1]) / (1 - e)\n",
+    by="gradient.smoothing-missing",
+)
+checked(
+    "smoothing in the divisor",
+    "            (total,) = backend.run(task)\n    elif",
+    "            (total,) = backend.run(task)\n"
+    "            e = options.label_smoothing\n"
+    "            total = (1 - e) * total + e * xp.mean(class_weight)\n"
+    "    elif",
+    by="contract.smoothing.divisor",
+)
+rows(
+    "z-loss missing from the gradient",
+    "extra = 2 * (scale * options.z_loss * f.lse) if options.z_loss != 0 else None",
+    "extra = None",
+    by="contract.z-loss.formula gradient.z-loss-missing",
+)
+rows_in_full(
+    "z-loss missing from the Hessian",
+    "state, z = f.softmax, options.z_loss",
+    "state, z = f.softmax, 0",
+    by="gradient.z-loss-missing",
+)
+rows(
+    "z-loss scaled by the class weight",
+    "loss = loss + a * options.z_loss * lse * lse",
+    "loss = loss + a * goal.total * options.z_loss * lse * lse",
+    by="contract.z-loss.formula",
+)
+rows(
+    "softcap's chain rule missing",
+    "return g if self.slope is None else g * self.slope",
+    "return g",
+    by="contract.softcap.formula gradient.softcap-chain-rule-missing",
+)
+rows_in_full(
+    "softcap's curvature missing",
+    "if f.curvature is not None:",
+    "if False:",
+    by="gradient.softcap-chain-rule-missing",
+)
+rows_in_full(
+    "softcap's slope as 1 - tanh**2",
+    "4 * t / ((1 + t) * (1 + t))",
+    "1 - tanh * tanh",
+    by="truth.options[float32-index-softcap-saturated]",
+)
+rows(
+    "softcap makes -inf finite",
+    "return xp.where(finite, options.softcap * tanh, x), slope",
+    "tanh = xp.where(x == -INF, -1.0, xp.where(x == INF, 1.0, tanh))\n    return options.softcap * tanh, slope",
+    by="contract.softcap.mask-lost",
+)
+
+# Ignored rows, labels
+
+rows(
+    "NaN of an ignored row leaks",
+    "return xp.where((uncounted & broken)[..., None], 0.0, x)",
+    "return x",
+    by="contract.ignored.nan-leaks contract.ignored.sample-weight-0 contract.ignored.class-weight-0",
+)
+rows(
+    "NaN in the vector of an ignored row leaks",
+    "return xp.where(f.uncounted[..., None] & ~usable, 0.0, v)",
+    "return v",
+    by="contract.ignored.nan-leaks[cross_entropy_jvp] contract.ignored.nan-leaks[cross_entropy_hvp]",
+)
+checked(
+    "ignored rows counted in the mean",
+    "weight = weight if ignored is None else xp.where(ignored, 0.0, weight)",
+    "pass",
+    "(x, labels, scale), (class_weight,), scale,",
+    "(x, labels, xp.where(ignored, 0.0, scale)), (class_weight,), scale,",
+    by="contract.ignored.counted-in-mean",
+)
+
+
+def labels_are(y: str) -> tuple[str, str]:
+    """What takes the place of the labels ``y`` of C classes; -100 stays ignored."""
+    old = "    largest = xp.iinfo(y.dtype).max\n"
+    return old, f"{old}    y = {y}\n"
+
+
+for declare, where in (checked, ""), (checked_on_toy, ", unread"):
+    declare(
+        f"labels wrapped{where}",
+        *labels_are("xp.where((y < 0) & (y >= -count), y + count, y)"),
+        by="contract.labels.wrapped",
+    )
+    declare(
+        f"labels clamped{where}",
+        *labels_are("xp.where(y >= count, count - 1, y)"),
+        by="contract.labels.clamped",
+    )
+    declare(
+        f"labels modulo C{where}",
+        *labels_are("xp.where(y >= 0, y % count, y)"),
+        by="contract.labels.modulo",
+    )
+checked(
+    "labels truncated to int32",
+    "if info.max < size else labels",
+    "if info.max < 2**32 else xp.astype(labels, xp.int32)",
+    by="contract.labels.truncated",
+)
+broken(BACKEND, "toyarray")(
+    "classes counted in int8",
+    "return xp.sum(xp.where(self.arange(xp, a, a.shape[-1]) == k[..., None], a, 0.0), axis=-1)",
+    "classes = xp.astype(self.arange(xp, a, a.shape[-1]), xp.int8)\n"
+    "        return xp.sum(xp.where(classes == k[..., None], a, 0.0), axis=-1)",
+    by="contract.labels.integer-dtype",
+)
+SCALE = "xp.where(wrong, NAN, weight)), divisor"
+checked_on_toy(
+    "wrong labels are class 0, unread",
+    SCALE,
+    "weight), divisor",
+    by="contract.labels.wrapped contract.labels.clamped contract.labels.modulo",
+)
+broken(CHECK, "dask-rows")("wrong labels are class 0, lazy", SCALE, "weight), divisor", by="contract.labels.clamped")
+broken(CHECK, "jax-jit")("wrong labels are class 0, traced", SCALE, "weight), divisor", by="contract.labels.clamped")
+checked_on_toy(
+    "wrong labels of weight 0 are right",
+    SCALE,
+    "xp.where(wrong & (weight != 0), NAN, weight)), divisor",
+    by="contract.labels.wrong-but-weightless",
+)
+checked_on_toy(
+    "wrong labels counted in the mean",
+    "counted = counted if wrong is None else xp.where(wrong, 0.0, counted)",
+    "pass",
+    by="contract.labels.wrong-counted-in-mean",
+)
+checked(
+    "negative probabilities taken",
+    "wrong = xp.isnan(total)",
+    "wrong = xp.zeros_like(total) != 0",
+    by="contract.labels.wrong-probabilities",
+)
+
+# Weights and reductions
+
+checked(
+    "sample weights unused",
+    'weight = checked_weight(context, "sample_weight", sample_weight, dtype)\n\n',
+    'checked_weight(context, "sample_weight", sample_weight, dtype)\n\n',
+    by="contract.loss.formula[index] contract.loss.formula[probabilities]",
+)
+checked(
+    "class weights unused",
+    "(x, labels, scale), (class_weight,), scale",
+    "(x, labels, scale), (None,), scale",
+    by="contract.loss.formula[index] contract.loss.formula[probabilities]",
+)
+DIVIDED = "counted = weight if total is None else weight * total"
+checked(
+    "class weights missing from the divisor", DIVIDED, "counted = weight", by="contract.weights.missing-from-divisor"
+)
+checked(
+    "sample weights missing from the divisor",
+    DIVIDED,
+    "counted = xp.astype(weight != 0, weight.dtype) * (1.0 if total is None else total)",
+    by="contract.weights.missing-from-divisor",
+)
+checked(
+    "denominator unused",
+    'wrong, denominator if reduction == "mean" else 1.0)\n    problem',
+    'wrong, None if reduction == "mean" else 1.0)\n    problem',
+    by="contract.denominator.ignored",
+)
+checked(
+    "mean over nothing is 0",
+    "where(self.divisor == 0, NAN, total)",
+    "where(self.divisor == 0, 0.0, total)",
+    by="contract.mean.over-nothing contract.empty.batch",
+)
+checked(
+    "gradient of the mean over nothing is NaN",
+    "weight = xp.where(divisor == 0, 0.0, weight / xp.where(divisor == 0, 1.0, divisor))",
+    "weight = weight / divisor",
+    by="contract.mean.over-nothing",
+)
+checked(
+    "mean is 0 where the divisor overflows",
+    "divisor = xp.where(divisor < INF, divisor, NAN)",
+    "pass",
+    by="contract.weights.overflow-to-zero",
+)
+checked(
+    "weights vanish in float32",
+    "wrong = wrong | ((values == 0) & (weight > 0))",
+    "pass",
+    by="contract.weights.vanishing",
+)
+checked("negative weights taken", "(values >= 0)) & (values < INF))", "(values < INF)))", by="contract.weights.wrong")
+
+# Dtypes, arrays, devices
+
+COMPUTED = "return xp.float32 if xp.finfo(dtype).eps > 1e-6 else dtype"
+rows(
+    "half precision summed in half precision",
+    "    state = softmax_state(xp, options, x)\n    if goal.weight is None:\n",
+    "    state = softmax_state(xp, options, x)\n"
+    "    if logits.dtype != x.dtype:\n"
+    "        state = state._replace(s=cast(xp, pairwise_sum(xp, cast(xp, state.e, logits.dtype)), x.dtype))\n"
+    "    if goal.weight is None:\n",
+    by="contract.dtypes.half-summed-in-half[float16] truth.half-precision[float16-index-confident]",
+)
+checked("half precision computed in half precision", COMPUTED, "return dtype", by="contract.dtypes.half[float16]")
+checked("float32 becomes float64", COMPUTED, "return xp.float64", by="contract.dtypes.changed[float32]")
+rows(
+    "half precision's gradient is float32",
+    "cast(xp, f.uncapped(_gradient(xp, options, f)), rows[0].dtype)",
+    "f.uncapped(_gradient(xp, options, f))",
+    by="contract.dtypes.half[float16]",
+)
+broken(NUMPY)(
+    "input mutated",
+    "a = a if owned else np.array(a)",
+    "pass",
+    by="contract.inputs.written-to[cross_entropy_value_and_grad]",
+)
+broken(NUMPY)(
+    "results overwritten by the next call",
+    "            return super().run(task)\n",
+    "            results = super().run(task)\n"
+    "        kept = [KEPT.setdefault((i, r.shape, r.dtype), np.empty_like(r)) for i, r in enumerate(results)]\n"
+    "        for array, result in zip(kept, results):\n"
+    "            array[...] = result\n"
+    "        return tuple(kept)\n",
+    "BACKEND = NumPy()\n",
+    "BACKEND = NumPy()\nKEPT: dict = {}\n",
+    by="contract.results.overwritten",
+)
+broken(STRICT, "array_api_strict-device1")(
+    "result on the wrong device",
+    "            return super().run(task)",
+    '            device = array_api_strict.Device("CPU_DEVICE")\n'
+    "            return tuple(result.to_device(device) for result in super().run(task))",
+    by="contract.device.moved[cross_entropy_value_and_grad]",
+)
+broken(BACKEND, "dask-rows")(
+    "lazy arrays computed early",
+    "        return False\n\n    def no_waiting",
+    "        return True\n\n    def no_waiting",
+    by="contract.device.waited-for",
+)
+checked(
+    "softmax along the last axis alone",
+    'axis = class_axis(x, axis, "x")',
+    "axis = x.ndim - 1",
+    by="contract.axis.position",
+)
+broken(BACKEND, quick=False)(
+    "last, smaller block not computed",
+    "for start in range(0, lead[axis], step):",
+    "for start in range(0, lead[axis] - step + 1, step):",
+    by="relations.bitwise",
+)
+
+# Binary cross-entropy, and the parts
+
+rows(
+    "pos_weight missing from the binary gradient",
+    "above, x, t, no, yes\n",
+    "above, x, t, no, a * y\n",
+    by="truth.binary[float32-0.3-2.5] gradient.binary-pos-weight-missing",
+)
+rows("binary log(1 + exp(-|x|))", "log1p = xp.log1p(t)", "log1p = xp.log(1 + t)", by="truth.binary[float32-1.0-1.0]")
+rows(
+    "binary p - y",
+    "g = (no * xp.where(x >= 0, 1.0, t) - yes * xp.where(x >= 0, t, 1.0)) / (1 + t)",
+    "g = (no + yes) * (xp.where(x >= 0, 1.0, t) / (1 + t)) - yes",
+    by="truth.binary[float32-1.0-1.0]",
+)
+rows(
+    "binary 0 * inf not masked",
+    "below = xp.where((no == 0) & (x == INF), 0.0,",
+    "below = (",
+    by="contract.binary.infinite-logit",
+)
+checked(
+    "binary mean over the number of elements",
+    "elif denominator is None and size > 0:",
+    "if denominator is None and size > 0:",
+    by="contract.binary.divisor",
+)
+rows(
+    "log of the softmax",
+    "return ((x - state.m[..., None]) - xp.log1p(state.s)[..., None],)",
+    "return (xp.log(state.exp(xp, options) / (1 + state.s)[..., None]),)",
+    by="truth.parts[float32-confident]",
+)
+rows(
+    "nll_loss of a row with NaN is finite",
+    "zero = xp.where(xp.isfinite(xp.max(x, axis=-1)), xp.zeros_like(a), NAN)",
+    "zero = xp.zeros_like(a)",
+    by="contract.infinities.nll-loss",
+)
+
+# Array libraries that compute something else than the standard says
+
+toy = broken(TOY, "toyarray")
+
+
+def computes(name: str, result: str) -> tuple[str, str]:
+    """Another result of the library's function of x, which was ``exact(x, **options)``."""
+    return "", f"\ndef {name}(x, /, *more, exact={name}, **options):\n    return {result}\n"
+
+
+toy("exp 1e-5 off", *computes("exp", "exact(x) * 1.00001"), by=CONFIDENT)
+toy("log1p is log(1 + x)", *computes("log1p", "log(x + 1)"), by=CONFIDENT)
+broken(TOY, "toyarray", quick=False)(
+    "expm1 is exp - 1", *computes("expm1", "exp(x) - 1"), by="truth.options[float32-index-softcap-wide]"
+)
+toy("exp of subnormal results is 0", *computes("exp", "where(exact(x) < 2e-38, 0.0, exact(x))"), by="truth.subnormal")
+toy("exp of float64 in float32", *computes("exp", "astype(exact(astype(x, float32)), x.dtype)"), by="gradient.formula")
+toy("exp is never 0", *computes("exp", "maximum(exact(x), 1e-45)"), by="relations.absent-class")
+toy("sum drops the last element", *computes("sum", "exact(x[..., :-1], **options)"), by="contract.loss.formula[index]")
+toy(
+    "max ignores NaN", *computes("max", "exact(where(isnan(x), -inf, x), **options)"), by="contract.infinities.nll-loss"
+)
+toy(
+    "max of -inf is the least finite number",
+    *computes("max", "maximum(exact(x, **options), finfo(x.dtype).min)"),
+    by="contract.infinities.maximum-not-guarded",
+)
+toy("isfinite of inf", *computes("isfinite", "~isnan(x)"), by="contract.infinities.finite-number[index]")
+toy("astype changes nothing", *computes("astype", "x"), by="contract.dtypes.changed[float32]")
+broken(TOY_ARRAY, "toyarray")(
+    "results lie on another device",
+    "device = property(lambda self: Device())",
+    'device = property(lambda self: Device() if self.ndim == 2 else Device("elsewhere"))',
+    by="contract.device.moved",
+)

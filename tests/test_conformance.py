@@ -1,0 +1,167 @@
+"""The conformance kit as a user runs it; that it rejects what is broken is in test_broken."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from xml.etree import ElementTree as ET
+
+import pytest
+
+from xent_any_conformance import records, subjects
+
+HERE = Path(__file__).parent
+RUN = [sys.executable, "-c", "import sys; from xent_any_conformance.cli import main; sys.exit(main())", "conformance"]
+
+
+def conformance(*arguments, cwd):
+    environment = os.environ | {"PYTHONPATH": str(HERE), "COLUMNS": "200"}
+    return subprocess.run([*RUN, *arguments], capture_output=True, text=True, check=False, cwd=cwd, env=environment)
+
+
+@pytest.fixture(scope="module")
+def everything(tmp_path_factory):
+    """All subjects, from a directory whose pytest files would break any run that reads them."""
+    folder = tmp_path_factory.mktemp("hostile")
+    (folder / "conftest.py").write_text("raise RuntimeError('a conftest of the caller')\n")
+    (folder / "pytest.ini").write_text("[pytest]\naddopts = --no-such-option\nfilterwarnings = error\n")
+    (folder / "test_truth.py").write_text("raise RuntimeError('a test of the caller')\n")
+    files = [f"--{kind}={folder / f'report.{kind}'}" for kind in ("json", "junit", "html")]
+    return conformance("--quick", *files, cwd=folder), folder
+
+
+def test_everything_passes_or_is_declared(everything):
+    done, folder = everything
+    assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-5000:]
+    run = json.loads((folder / "report.json").read_text())
+    assert run["passed"]
+    names = {subject["name"] for subject in run["subjects"]} | {missing["name"] for missing in run["unusable"]}
+    assert set(subjects.TABLE) <= names
+    assert {"numpy", "numpy-strided", "array_api_strict-no_x64"} <= {subject["name"] for subject in run["subjects"]}
+
+
+def test_every_skip_and_every_absence_has_a_reason(everything):
+    run = json.loads((everything[1] / "report.json").read_text())
+    assert all(len(missing["reason"]) > 5 for missing in run["unusable"])
+    skipped = [result for result in run["results"] if result["outcome"] == "skipped"]
+    assert all(len(result["reason"]) > 5 and "unconditional skip" not in result["reason"] for result in skipped)
+
+
+def test_ids_are_unique_and_have_a_statement(everything):
+    run = json.loads((everything[1] / "report.json").read_text())
+    ids = [result["id"] for result in run["results"] if result["subject"] == "numpy"]
+    assert len(ids) == len(set(ids))
+    families = {id_.partition(".")[0] for id_ in ids}
+    assert families == {"truth", "agreement", "gradient", "relations", "contract", "transforms"}
+    for result in run["results"]:
+        assert result["level"] in ("must", "should")
+        assert 20 < len(result["statement"]) < 250
+        assert (HERE.parent / result["source"].partition(",")[0]).exists()
+
+
+def test_every_pair_is_compared(everything):
+    run = json.loads((everything[1] / "report.json").read_text())
+    solved = {r["subject"] for r in run["results"] if r["id"] == "agreement.solutions" and r["outcome"] == "passed"}
+    pairs = {(pair["a"], pair["b"]) for pair in run["agreement"]}
+    assert len(pairs) == len(solved) * (len(solved) - 1) // 2
+    assert all(pair["share"] <= 1 for pair in run["agreement"])
+
+
+def test_the_other_reports(everything):
+    run = json.loads((everything[1] / "report.json").read_text())
+    suites = ET.parse(everything[1] / "report.junit").getroot()
+    assert len(suites.findall(".//testcase")) == len(run["results"])
+    page = (everything[1] / "report.html").read_text()
+    assert all(subject["name"] in page for subject in run["subjects"])
+    assert "<script src" not in page
+    assert "http" not in page.replace("http://www.w3.org", "")
+
+
+def test_the_caller_is_left_alone(everything):
+    expected = ["conftest.py", "pytest.ini", "report.html", "report.json", "report.junit", "test_truth.py"]
+    assert sorted(path.name for path in everything[1].iterdir()) == expected
+
+
+def one(tmp_path, name, *arguments):
+    done = conformance(name, "--quick", "--json", str(tmp_path / "run.json"), *arguments, cwd=tmp_path)
+    return done, json.loads((tmp_path / "run.json").read_text())
+
+
+def test_a_namespace_needs_no_record(tmp_path):
+    done, run = one(tmp_path, "strangers:NAMESPACE")
+    assert done.returncode == 0, done.stdout
+    assert run["subjects"][0]["library"] == "array_api_strict"
+    assert {pair["a"] for pair in run["agreement"]} | {pair["b"] for pair in run["agreement"]} == {
+        "numpy",
+        "strangers:NAMESPACE",
+    }
+
+
+def test_a_deviation_that_passes_fails_the_run(tmp_path):
+    done, run = one(tmp_path, "strangers:NEEDLESS", "--checks", "contract.labels.wrapped")
+    assert done.returncode == 1
+    (failed,) = (result for result in run["results"] if result["outcome"] == "failed")
+    assert failed["id"] == "contract.labels.wrapped"
+    assert "it wraps nothing" in failed["reason"]
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("strangers:UNKNOWN", "declares deviations from no check: contract.nonsense"),
+        ("strangers:CRASHES", "ended with 3"),
+    ],
+)
+def test_a_run_that_breaks_off_fails(tmp_path, name, reason):
+    done, run = one(tmp_path, name)
+    assert done.returncode == 1
+    (failed,) = (result for result in run["results"] if result["id"] == "run.process")
+    assert reason in failed["reason"]
+    assert "run.process" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("no_such_library", "No module named 'no_such_library'"),
+        ("strangers:NOTHING", "strangers has no NOTHING"),
+        ("strangers:NEITHER", "expected an xent_any.Backend or a namespace"),
+        ("strangers:NO_DEVICE", "no such device"),
+    ],
+)
+def test_what_cannot_be_used_fails_and_says_why(tmp_path, name, reason):
+    done, run = one(tmp_path, name)
+    assert done.returncode == 1
+    assert reason in run["unusable"][0]["reason"]
+    assert reason in " ".join(done.stdout.split())
+
+
+def test_records_are_of_full_runs(tmp_path):
+    done = conformance("numpy", "--quick", "--records", "somewhere", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "expected a full run" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_support_table_is_made_from_the_records():
+    kept = records.read(HERE.parent / "conformance" / "records")
+    assert kept
+    assert (HERE.parent / "docs" / "support.md").read_text(encoding="utf-8") == records.support(kept)
+
+
+@pytest.mark.parametrize("name", subjects.TABLE)
+def test_the_records_declare_what_the_subjects_do(name):
+    path = HERE.parent / "conformance" / "records" / f"{name}.json"
+    if not path.exists():
+        pytest.skip(f"{name}: no record; it was not at hand when the records were made")
+    code = "import sys, json; from xent_any_conformance import plugin, subjects\n"
+    code += "print(json.dumps(plugin.describe(subjects.load(sys.argv[1]))))"
+    done = subprocess.run([sys.executable, "-c", code, name], capture_output=True, text=True, check=False)
+    if done.returncode and "UnusableError" in done.stderr:
+        pytest.skip(f"{name}: {done.stderr.splitlines()[-1]}")
+    assert done.returncode == 0, done.stderr
+    now, then = json.loads(done.stdout), json.loads(path.read_text(encoding="utf-8"))["subject"]
+    for declared in (now, then):
+        declared.pop("version")  # of the library, which may be another here
+    assert now == then
