@@ -15,7 +15,7 @@ import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 from defects import DEFECTS, Defect
 from rich.console import Console
@@ -35,7 +35,7 @@ PACKAGES = (
 
 
 class Control(NamedTuple):
-    """The checks that notice the defects of a subject, where nothing is wrong."""
+    """The checks that notice a subject's defects, where nothing is wrong."""
 
     name: str
     checks: tuple[str, ...]
@@ -43,11 +43,15 @@ class Control(NamedTuple):
     quick: bool
 
 
+Case: TypeAlias = Defect | Control
+
+
 class Outcome(NamedTuple):
     """What the kit found."""
 
-    failed: list[str]  # ids
-    wrong: list[str]  # checks that should have failed, or not, and what happened
+    failed: list[str]  # ids of checks that noticed
+    wrong: list[str]  # checks that should have noticed, or should not, and what happened
+    unusable: str  # why the subject is not to be had here
     seconds: float
 
 
@@ -56,19 +60,20 @@ def controls() -> list[Control]:
     for defect in DEFECTS:
         wanted.setdefault((defect.subject, defect.quick), {}).update(dict.fromkeys(defect.checks))
     return [
-        Control(f"nothing, {'quick' if quick else 'in full'}", tuple(checks), subject, quick)
+        Control(f"nothing, {'quick' if quick else 'full'} run", tuple(checks), subject, quick)
         for (subject, quick), checks in wanted.items()
     ]
 
 
-def run(cases: Sequence[Defect | Control], jobs: int = 2) -> Iterator[tuple[Defect | Control, Outcome]]:
-    """The kit on each of them, `jobs` at a time."""
+def run(cases: Sequence[Case], jobs: int | None = None) -> Iterator[tuple[Case, Outcome]]:
+    """The kit on each of them, `jobs` at a time; by default as many as there are CPUs."""
     with tempfile.TemporaryDirectory(prefix="xent-any-broken-") as name:
-        shared = {"XENT_ANY_TRUTHS": name, "PYTHONPYCACHEPREFIX": f"{name}/cache", "PYTHONDONTWRITEBYTECODE": ""}
-        waiting, running = deque(enumerate(cases)), list[tuple[Defect | Control, Worker]]()
+        # What is not broken is compiled once, and the truths are computed once.
+        shared = {"PYTHONDONTWRITEBYTECODE": "", "XENT_ANY_TRUTHS": name}
+        waiting, running = deque(enumerate(cases)), list[tuple[Case, Worker]]()
         try:
             while waiting or running:
-                while waiting and len(running) < jobs:
+                while waiting and len(running) < (jobs or os.cpu_count() or 1):
                     number, case = waiting.popleft()
                     folder = Path(name, str(number))
                     folder.mkdir()
@@ -87,59 +92,63 @@ def run(cases: Sequence[Defect | Control], jobs: int = 2) -> Iterator[tuple[Defe
                 worker._process.kill()
 
 
-def search_path(case: Defect | Control, folder: Path) -> str:
+def search_path(case: Case, folder: Path) -> str:
     """Where Python finds the packages: the one with the defect in a copy."""
     paths = []
     for package in PACKAGES:
         found = ROOT / package
         if isinstance(case, Defect) and case.file.startswith(f"{package}/"):
             found = shutil.copytree(found, folder / package, ignore=shutil.ignore_patterns("__pycache__"))
-            change(case, folder / case.file)
+            file = folder / case.file
+            file.write_text(changed(file.read_text(encoding="utf-8"), case), encoding="utf-8")
         paths.append(str(found.parent))
     return os.pathsep.join(paths)
 
 
-def change(defect: Defect, file: Path) -> None:
-    text = file.read_text(encoding="utf-8")
+def changed(text: str, defect: Defect) -> str:
     for old, new in defect.changes:
         if old and text.count(old) != 1:
             raise ValueError(f"{defect.name}: expected once in {defect.file}, found {text.count(old)} times: {old}")
         text = text.replace(old, new) if old else text + new
-    file.write_text(text, encoding="utf-8")
+    return text
 
 
-def judged(case: Defect | Control, worker: Worker) -> Outcome:
+def judged(case: Case, worker: Worker) -> Outcome:
+    if worker.unusable:
+        return Outcome([], [], worker.unusable, worker.seconds)
     failed = [r for r in worker.results if r["outcome"] == "failed"]
     wrong = []
     if isinstance(case, Defect):
-        failed = [r for r in failed if re.search(case.error, r["reason"])]
+        failed = [r for r in failed if r["id"].startswith(case.checks) and re.search(case.error, r["reason"])]
     else:
         wrong = [f"{r['id']} failed: {r['reason'][-300:]}" for r in failed]
     for check in case.checks:
-        found = [r for r in worker.results if check in r["id"]]
+        found = [r for r in worker.results if r["id"].startswith(check)]
         if not found or (isinstance(case, Defect) and not any(r in failed for r in found)):
             found += [r for r in worker.results if r["id"] == "run.process"]
-            what = [f"{r['outcome']} {r['reason'][-300:]}" for r in found]
-            wrong.append(f"{check} {worker.unusable or '; '.join(what) or 'is no check'}")
-    return Outcome([r["id"] for r in failed], wrong, worker.seconds)
+            what = "; ".join(f"{r['outcome']} {r['reason'][-300:]}" for r in found)
+            wrong.append(f"{check} {what or 'is no check'}")
+    return Outcome([r["id"] for r in failed], wrong, "", worker.seconds)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", help="parts of the names of defects; by default all of them")
     names = parser.parse_args().names
-    chosen = [case for case in [*DEFECTS, *controls()] if not names or any(part in case.name for part in names)]
-    bar = track(run(chosen), "The kit on broken copies", len(chosen), console=Console(stderr=True), transient=True)
+    cases = [case for case in [*DEFECTS, *controls()] if not names or any(part in case.name for part in names)]
+    bar = track(run(cases), "The kit on broken copies", len(cases), console=Console(stderr=True), transient=True)
     outcomes = dict(bar)
     table = Table("What is broken", "On", "Rejected by", "s")
-    for case in chosen:
+    for case in cases:
         outcome = outcomes[case]
-        cell = Text("\n").join([*map(Text, outcome.failed), *(Text(line, style="red") for line in outcome.wrong)])
-        table.add_row(case.name, case.subject, cell, f"{outcome.seconds:.1f}")
-    Console(width=None if sys.stdout.isatty() else 140).print(table)
-    wrong = sum(bool(outcomes[case].wrong) for case in chosen)
-    defects = sum(isinstance(case, Defect) for case in chosen)
-    print(f"{defects} defects and {len(chosen) - defects} controls; {wrong} not as they should be")
+        lines = [*map(Text, outcome.failed), *(Text(line, style="red") for line in outcome.wrong)]
+        lines += [Text(outcome.unusable, style="yellow")] * bool(outcome.unusable)
+        table.add_row(case.name, case.subject, Text("\n").join(lines), f"{outcome.seconds:.1f}")
+    console = Console(width=None if sys.stdout.isatty() else 140)
+    console.print(table)
+    wrong = sum(bool(outcomes[case].wrong) for case in cases)
+    defects = sum(isinstance(case, Defect) for case in cases)
+    console.print(f"{defects} defects and {len(cases) - defects} controls; {wrong} not as they should be")
     return 1 if wrong else 0
 
 

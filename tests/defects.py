@@ -19,7 +19,7 @@ class Defect(NamedTuple):
     name: str
     file: str  # of the repository
     changes: tuple[tuple[str, str], ...]  # old text, which occurs once, and new; where the old is "", at the end
-    checks: tuple[str, ...]  # parts of ids: for each of them, a check must fail
+    checks: tuple[str, ...]  # beginnings of ids: for each of them, a check must fail
     subject: str = "numpy"
     quick: bool = True  # whether the quick run notices
     error: str = "AssertionError|DID NOT RAISE|Regex pattern did not match"  # how; another error would not be noticing
@@ -158,6 +158,12 @@ broken(FUNCTIONS)(
     "return problem.reduce(loss), problem.restore(grad if problem.divisor is None else grad * problem.divisor)",
     by="contract.gradient.not-scaled-by-reduction gradient.not-scaled-by-reduction",
 )
+rows(
+    "softcap's chain rule missing along a tangent",
+    "    g = f.uncapped(_gradient(xp, options, f))\n",
+    "    g = _gradient(xp, options, f)\n",
+    by="gradient.jvp-inconsistent",
+)
 broken(FUNCTIONS)(
     "gradient's classes along the last axis",
     "problem.restore(grad)",
@@ -251,7 +257,7 @@ rows_in_full(
     "softcap's slope as 1 - tanh**2",
     "4 * t / ((1 + t) * (1 + t))",
     "1 - tanh * tanh",
-    by="truth.options[float32-index-softcap-saturated]",
+    by="truth.softcap[float32-saturated]",
 )
 rows(
     "softcap makes -inf finite",
@@ -312,12 +318,12 @@ checked(
     "if info.max < 2**32 else xp.astype(labels, xp.int32)",
     by="contract.labels.truncated",
 )
-broken(BACKEND, "toyarray")(
+broken(BACKEND, "toyarray", quick=False)(
     "classes counted in int8",
     "return xp.sum(xp.where(self.arange(xp, a, a.shape[-1]) == k[..., None], a, 0.0), axis=-1)",
     "classes = xp.astype(self.arange(xp, a, a.shape[-1]), xp.int8)\n"
     "        return xp.sum(xp.where(classes == k[..., None], a, 0.0), axis=-1)",
-    by="contract.labels.integer-dtype",
+    by="contract.labels.classes-counted-in-label-dtype",
 )
 SCALE = "xp.where(wrong, NAN, weight)), divisor"
 checked_on_toy(
@@ -406,7 +412,7 @@ checked("negative weights taken", "(values >= 0)) & (values < INF))", "(values <
 # Dtypes, arrays, devices
 
 COMPUTED = "return xp.float32 if xp.finfo(dtype).eps > 1e-6 else dtype"
-rows(
+rows_in_full(
     "half precision summed in half precision",
     "    state = softmax_state(xp, options, x)\n    if goal.weight is None:\n",
     "    state = softmax_state(xp, options, x)\n"
@@ -454,7 +460,7 @@ broken(BACKEND, "dask-rows")(
     "        return True\n\n    def no_waiting",
     by="contract.device.waited-for",
 )
-checked(
+broken(CHECK, quick=False)(
     "softmax along the last axis alone",
     'axis = class_axis(x, axis, "x")',
     "axis = x.ndim - 1",
@@ -520,11 +526,15 @@ def computes(name: str, result: str) -> tuple[str, str]:
 toy("exp 1e-5 off", *computes("exp", "exact(x) * 1.00001"), by=CONFIDENT)
 toy("log1p is log(1 + x)", *computes("log1p", "log(x + 1)"), by=CONFIDENT)
 broken(TOY, "toyarray", quick=False)(
-    "expm1 is exp - 1", *computes("expm1", "exp(x) - 1"), by="truth.options[float32-index-softcap-wide]"
+    "expm1 is exp - 1", *computes("expm1", "exp(x) - 1"), by="truth.softcap[float32-wide]"
 )
 toy("exp of subnormal results is 0", *computes("exp", "where(exact(x) < 2e-38, 0.0, exact(x))"), by="truth.subnormal")
-toy("exp of float64 in float32", *computes("exp", "astype(exact(astype(x, float32)), x.dtype)"), by="gradient.formula")
-toy("exp is never 0", *computes("exp", "maximum(exact(x), 1e-45)"), by="relations.absent-class")
+toy(
+    "exp of float64 in float32",
+    *computes("exp", "astype(exact(astype(x, float32)), x.dtype)"),
+    by="truth.table[float64-index-confident]",
+)
+toy("exp is never 0", *computes("exp", "maximum(exact(x), 1e-45)"), by="contract.infinities.absent-class-counted")
 toy("sum drops the last element", *computes("sum", "exact(x[..., :-1], **options)"), by="contract.loss.formula[index]")
 toy(
     "max ignores NaN", *computes("max", "exact(where(isnan(x), -inf, x), **options)"), by="contract.infinities.nll-loss"
@@ -541,4 +551,67 @@ broken(TOY_ARRAY, "toyarray")(
     "device = property(lambda self: Device())",
     'device = property(lambda self: Device() if self.ndim == 2 else Device("elsewhere"))',
     by="contract.device.moved",
+)
+
+# Frameworks that differentiate and map
+
+AT_ONCE = "        if recorded or not all(map(self._is_plain, arrays)):\n"
+broken(TORCH, "torch")(
+    "gradient not scaled by the cotangent",
+    AT_ONCE,
+    f"""{AT_ONCE}            if task.kernel is _rows.loss:
+                loss, grad = task._replace(kernel=_rows.loss_and_grad).at_once()
+                return (Loss.apply(task.rows[0], loss, grad),)
+""",
+    "BACKEND = Torch()\n",
+    """from xent_any import _rows
+
+
+class Loss(torch.autograd.Function):
+    @staticmethod
+    def forward(x, loss, grad):
+        return loss.clone()
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.save_for_backward(inputs[2])
+
+    @staticmethod
+    def backward(ctx, cotangent):
+        return ctx.saved_tensors[0], None, None
+
+
+BACKEND = Torch()
+""",
+    by="transforms.grad.logits",
+)
+broken(TORCH, "torch")(
+    "derivative of the maximum split among ties",
+    "m, k = torch.max(x, dim=-1)",
+    "m, k = torch.amax(x, dim=-1), torch.argmax(x, dim=-1)",
+    by="transforms.second-order",
+)
+broken(ROWS, "torch")(
+    "derivative by a weight of 0 is 0",
+    "xp.where((uncounted & broken)[..., None], 0.0, x)",
+    "xp.where(uncounted[..., None], 0.0, x)",
+    by="transforms.grad.weights",
+)
+broken(ROWS, "torch")(
+    "derivative of |x| at 0",
+    "t = xp.exp(xp.where(right, -x, x))",
+    "t = xp.exp(-xp.abs(x))",
+    by="transforms.grad.binary",
+)
+broken(CHECK, "torch")(
+    "divisor is a constant",
+    "divisor = xp.where(divisor < INF, divisor, NAN)",
+    "divisor = xp.where(divisor < INF, divisor, NAN).detach()",
+    by="transforms.grad.probabilities transforms.grad.weights",
+)
+broken(TORCH, "torch", error="vmap")(
+    "labels read while mapped over rows",
+    'return array.device.type == "cpu" and self._is_plain(array)',
+    'return array.device.type == "cpu"',
+    by="transforms.vmap.rows",
 )

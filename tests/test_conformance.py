@@ -2,8 +2,10 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
@@ -15,8 +17,8 @@ HERE = Path(__file__).parent
 RUN = [sys.executable, "-c", "import sys; from xent_any_conformance.cli import main; sys.exit(main())", "conformance"]
 
 
-def conformance(*arguments, cwd):
-    environment = os.environ | {"PYTHONPATH": str(HERE), "COLUMNS": "200"}
+def conformance(*arguments, cwd, path=""):
+    environment = os.environ | {"PYTHONPATH": f"{HERE}{os.pathsep}{path}", "COLUMNS": "200"}
     return subprocess.run([*RUN, *arguments], capture_output=True, text=True, check=False, cwd=cwd, env=environment)
 
 
@@ -83,8 +85,8 @@ def test_the_caller_is_left_alone(everything):
     assert sorted(path.name for path in everything[1].iterdir()) == expected
 
 
-def one(tmp_path, name, *arguments):
-    done = conformance(name, "--quick", "--json", str(tmp_path / "run.json"), *arguments, cwd=tmp_path)
+def one(tmp_path, name, *arguments, path=""):
+    done = conformance(name, "--quick", "--json", str(tmp_path / "run.json"), *arguments, cwd=tmp_path, path=path)
     return done, json.loads((tmp_path / "run.json").read_text())
 
 
@@ -96,6 +98,46 @@ def test_a_namespace_needs_no_record(tmp_path):
         "numpy",
         "strangers:NAMESPACE",
     }
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory):
+    """The toy library, installed as a package of its own."""
+    folder = tmp_path_factory.mktemp("installed")
+    source = tmp_path_factory.mktemp("source") / "toyarray"  # a build writes beside what it builds
+    shutil.copytree(HERE.parent / "examples" / "toyarray", source)
+    install = [sys.executable, "-m", "pip", "install", "--no-deps", "--no-build-isolation", "--no-index", "--target"]
+    done = subprocess.run([*install, str(folder), str(source)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def test_a_library_that_never_heard_of_us(tmp_path, toy):
+    assert not any("xent" in path.read_text() for path in toy.rglob("*.py"))
+    done, run = one(tmp_path, "toyarray", path=toy)
+    assert done.returncode == 0, done.stdout
+    (subject,) = run["subjects"]
+    assert subject["device"].startswith("Device")
+    assert subject["labels"] == "NaN"
+    outcomes = Counter(result["outcome"] for result in run["results"])
+    assert outcomes["passed"] > 200
+    assert set(outcomes) == {"passed", "skipped"}
+
+
+@pytest.mark.parametrize(
+    ("method", "replacement", "id_"),
+    [
+        ("exp", "lambda x: right(x) * 1.00001", "truth.table[float32-index-confident]"),
+        ("any", "lambda x, **options: right(x, **options) & False", "contract.ignored"),
+        ("isfinite", "lambda x: right(x) | True", "contract.infinities"),
+    ],
+)
+def test_the_toy_with_a_broken_method(tmp_path, toy, method, replacement, id_):
+    code = f"import toyarray\nright = toyarray.{method}\ntoyarray.{method} = {replacement}\nBACKEND = toyarray\n"
+    (tmp_path / "broken_toy.py").write_text(code)
+    done, run = one(tmp_path, "broken_toy", "--checks", id_, path=f"{toy}{os.pathsep}{tmp_path}")
+    assert done.returncode == 1
+    assert any(result["id"].startswith(id_) and result["outcome"] == "failed" for result in run["results"])
 
 
 def test_a_deviation_that_passes_fails_the_run(tmp_path):

@@ -63,13 +63,13 @@ def run(
     """
     start = time.perf_counter()
     chosen = subjects.names(names)
-    left = [name for name in chosen if quick and name in subjects.SLOW and not names]
+    left = [name for name in chosen if quick and not names and (name in subjects.SLOW or _is_variant(name))]
     chosen = [name for name in chosen if name not in left]
     helper = [REFERENCE] if REFERENCE not in chosen and "agreement".startswith(checks or "agreement") else []
     with tempfile.TemporaryDirectory(prefix="xent-any-") as folder:
         workers = [Worker(name, Path(folder), quick, checks) for name in chosen]
         workers += [Worker(name, Path(folder), quick, "agreement.") for name in helper]
-        _work(workers, jobs or _cpus(), progress)
+        _work(sorted(workers, key=_order), jobs or _cpus(), progress)
         compared = list(_compared(workers, quick=quick))
     counted = workers[: len(chosen)]
     results = [result | {"subject": w.name} for w in counted for result in w.results] + _disagreements(
@@ -98,7 +98,7 @@ def run(
         "subjects": found,
         "unusable": [
             *({"name": w.name, "reason": w.unusable} for w in counted if w.unusable),
-            *({"name": name, "reason": "too slow for the quick run of all"} for name in left),
+            *({"name": name, "reason": "not in the quick run of all: name it, or run in full"} for name in left),
         ],
         "results": results,
         "agreement": compared,
@@ -185,6 +185,7 @@ def environment(folder: Path) -> dict[str, str]:
     return kept | {
         "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
         "XENT_ANY_TRUTHS": str(folder),
+        "HYPOTHESIS_STORAGE_DIRECTORY": str(folder / "hypothesis"),
         "OMP_NUM_THREADS": "1",
         "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
         "PYTHONDONTWRITEBYTECODE": "1",
@@ -240,6 +241,18 @@ def _disagreements(workers: Sequence[Worker], compared: Sequence[dict[str, Any]]
                 }
             )
     return failures
+
+
+def _is_variant(name: str) -> bool:
+    """Whether it is another subject of a library whose first one runs, on the same kind of device."""
+    library, _, variant = name.partition("-")
+    first = next((other for other in subjects.TABLE if other.partition("-")[0] == library), name)
+    return name != first and library != "peer" and variant not in ("cuda", "mps")
+
+
+def _order(worker: "Worker") -> int:
+    library = worker.name.partition("-")[0]
+    return subjects.LONGEST.index(library) if library in subjects.LONGEST else len(subjects.LONGEST)
 
 
 def _cpus() -> int:

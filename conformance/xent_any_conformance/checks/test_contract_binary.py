@@ -7,7 +7,7 @@ import pytest
 
 from ..plugin import check
 from ..subjects import HALF, Subject
-from ._contract import NAN, Q, S, W, X, binary_formula, close, few, rows
+from ._contract import INF, NAN, Q, S, W, X, binary_formula, close, few, rows
 
 WEIGHTS = "docs/contract.md, Weights, smoothing, reductions"
 INFINITIES = "docs/contract.md, Ignored rows, infinities, NaN"
@@ -60,7 +60,9 @@ def test_pos_weight(subject: Subject, quick):
     weights = [S[:, None], 3, np.asarray([True, False, True, True, True])]
     for weight in weights[:2] if few(subject, quick) else weights:
         given = subject(weight) if isinstance(weight, np.ndarray) else weight
-        found = getattr(subject.functions, FUNCTION)(subject(X), subject(Q), pos_weight=given, reduction="sum")
+        found = subject.functions.binary_cross_entropy_value_and_grad(
+            subject(X), subject(Q), pos_weight=given, reduction="sum"
+        )
         loss, grad = binary_formula(X, Q, weight)
         close(subject, found[0], loss.sum())
         close(subject, found[1], grad)
@@ -82,12 +84,13 @@ def test_divisor(subject: Subject, quick):
             ({"denominator": subject(np.asarray(2.0))}, *binary_formula(X, Q), 2.0),
         ]
     for given, losses, grads, divisor in divided:
-        found = getattr(subject.functions, FUNCTION)(subject(X), subject(Q), **given)
+        found = subject.functions.binary_cross_entropy_value_and_grad(subject(X), subject(Q), **given)
         close(subject, found[0], losses.sum() / divisor)
         close(subject, found[1], grads / divisor)
 
 
 @check("contract.binary.integer-labels", "The labels may be integers.", source="docs/contract.md, Functions")
+@pytest.mark.full
 def test_integers(subject: Subject):
     labels = (Q > 0.1).astype(int)
     loss = subject.functions.binary_cross_entropy(subject(X), subject(labels))
@@ -107,24 +110,48 @@ def test_wrong_labels(subject: Subject, quick):
             subject.functions.binary_cross_entropy(subject(X[:, 0]), subject(labels))
 
 
+@check("contract.binary.wrong-weights", "A wrong weight raises ValueError, or is NaN in the results.", source=WEIGHTS)
+@pytest.mark.full
+def test_wrong_weights(subject: Subject):
+    f, right = subject.functions.binary_cross_entropy_value_and_grad, {"pos_weight": 1 + W, "sample_weight": 4 * Q}
+    for name, value in right.items():
+        for wrong in (-1.0, INF, NAN):
+            values = np.where(np.arange(5) == 1, wrong, value)
+            options = {key: subject(weight) for key, weight in {**right, name: values}.items()}
+            if subject.reads(subject(S)):
+                expected = (
+                    rf"^{name}: expected finite \w+ numbers that are not negative, but {name}\[(0, )?1\] is {wrong}$"
+                )
+                with pytest.raises(ValueError, match=expected):
+                    f(subject(X), subject(Q), **options)
+            else:
+                assert np.isnan(subject.numpy(f(subject(X), subject(Q), **options)[0]))
+
+
 @check("contract.binary.mean-over-nothing", "The mean over nothing is NaN, its gradient 0.", source=WEIGHTS)
-def test_over_nothing(subject: Subject, quick):
+@pytest.mark.full
+def test_over_nothing(subject: Subject):
     options = {"pos_weight": subject(1 + W), "sample_weight": subject(np.zeros((8, 5)))}
-    loss, grad = getattr(subject.functions, FUNCTION)(subject(X), subject(Q), **options)
+    loss, grad = subject.functions.binary_cross_entropy_value_and_grad(subject(X), subject(Q), **options)
     assert np.isnan(subject.numpy(loss))
     np.testing.assert_array_equal(subject.numpy(grad), np.zeros((8, 5)))
-    if not few(subject, quick):
-        nothing = subject(np.zeros((0, 5)))
-        assert np.isnan(subject.numpy(subject.functions.binary_cross_entropy(nothing, nothing)))
-        assert subject.numpy(subject.functions.binary_cross_entropy(nothing, nothing, reduction="sum")) == 0
+
+
+@check("contract.empty.binary", "Of no events the mean is NaN and the sum 0.", source=WEIGHTS)
+@pytest.mark.full
+def test_empty(subject: Subject):
+    nothing = subject(np.zeros((0, 5)))
+    assert np.isnan(subject.numpy(subject.functions.binary_cross_entropy(nothing, nothing)))
+    assert subject.numpy(subject.functions.binary_cross_entropy(nothing, nothing, reduction="sum")) == 0
 
 
 @check(
     "contract.binary.half", "Half precision: the loss is float32, the gradient has the logits' dtype.", source=WEIGHTS
 )
 @pytest.mark.parametrize("dtype", HALF)
+@pytest.mark.full
 def test_half(subject: Subject, dtype):
-    loss, grad = getattr(subject.functions, FUNCTION)(subject(X, dtype), subject(Q, dtype))
+    loss, grad = subject.functions.binary_cross_entropy_value_and_grad(subject(X, dtype), subject(Q, dtype))
     assert (subject.dtype(loss), subject.dtype(grad)) == ("float32", dtype)
     expected = binary_formula(X, Q)
     close(subject, loss, expected[0].mean())

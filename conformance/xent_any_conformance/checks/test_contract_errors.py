@@ -24,8 +24,13 @@ def rejects(error: type[Exception], message: str, function: Any, *arguments: Any
         function(*arguments, **options)
 
 
+def rejects_as(pattern: str, function: Any, *arguments: Any, **options: Any) -> None:
+    with pytest.raises(TypeError, match=pattern):
+        function(*arguments, **options)
+
+
 def of_other_dtypes(subject: Subject, *dtypes: str) -> list[Any]:
-    return [subject((X > 1).astype(dtype), dtype) for dtype in dtypes if dtype == "bool" or subject.holds(dtype)]
+    return [subject((X > 1).astype(dtype)) for dtype in dtypes if dtype == "bool" or subject.holds(dtype)]
 
 
 @check("contract.errors.not-an-array", "What is no array is a TypeError that names it.", source=DTYPES)
@@ -135,6 +140,35 @@ SMOOTHING = "label_smoothing: expected a number in [0, 1], got"
 DENOMINATOR = "denominator: expected a positive finite number or an array of no dimensions, got"
 
 
+WRONG_OPTIONS: list[tuple[type[Exception], str, dict[str, Any]]] = [
+    (ValueError, f"{SMOOTHING} 1.5", {"label_smoothing": 1.5}),
+    (ValueError, f"{SMOOTHING} -0.1", {"label_smoothing": -0.1}),
+    (ValueError, f"{SMOOTHING} nan", {"label_smoothing": float("nan")}),
+    (TypeError, f"{SMOOTHING} str", {"label_smoothing": "0.1"}),
+    (TypeError, f"{SMOOTHING} bool", {"label_smoothing": True}),
+    (ValueError, "z_loss: expected a finite number that is not negative, got -1", {"z_loss": -1}),
+    (ValueError, "z_loss: expected a finite number that is not negative, got inf", {"z_loss": float("inf")}),
+    (ValueError, "softcap: expected a positive finite number, got 0", {"softcap": 0}),
+    (ValueError, "softcap: expected a positive finite number, got inf", {"softcap": float("inf")}),
+    (ValueError, "axis: expected an axis of logits, whose shape is (3, 4), got 2", {"axis": 2}),
+    (ValueError, "axis: expected an axis of logits, whose shape is (3, 4), got -3", {"axis": -3}),
+    (TypeError, "axis: expected an integer, got float", {"axis": 1.0}),
+    (ValueError, "reduction: expected 'none', 'mean' or 'sum', got 'average'", {"reduction": "average"}),
+    (ValueError, "reduction: expected 'none', 'mean' or 'sum', got None", {"reduction": None}),
+    (ValueError, f"{DENOMINATOR} 0", {"denominator": 0}),
+    (ValueError, f"{DENOMINATOR} -2.0", {"denominator": -2.0}),
+    (ValueError, f"{DENOMINATOR} nan", {"denominator": float("nan")}),
+    (TypeError, f"{DENOMINATOR} str", {"denominator": "3"}),
+    (ValueError, f"{DENOMINATOR} 1000", {"denominator": 10**400}),
+    (ValueError, "denominator: expected None with reduction 'sum', got 3", {"denominator": 3, "reduction": "sum"}),
+    (ValueError, "denominator: expected None with reduction 'none'", {"denominator": 3.0, "reduction": "none"}),
+    (TypeError, "ignore_index: expected an integer or None, got float", {"ignore_index": 1.5}),
+    (TypeError, "ignore_index: expected an integer or None, got bool", {"ignore_index": False}),
+    (TypeError, "() got an unexpected keyword argument 'weight'", {"weight": 1}),
+    (TypeError, "() got an unexpected keyword argument 'vectors'", {"vectors": None}),
+]
+
+
 @check(
     "contract.errors.options",
     "A wrong option is an error that names it, what is expected and what is got.",
@@ -142,34 +176,8 @@ DENOMINATOR = "denominator: expected a positive finite number or an array of no 
 )
 @pytest.mark.parametrize(
     ("error", "message", "options"),
-    [
-        (ValueError, f"{SMOOTHING} 1.5", {"label_smoothing": 1.5}),
-        (ValueError, f"{SMOOTHING} -0.1", {"label_smoothing": -0.1}),
-        (ValueError, f"{SMOOTHING} nan", {"label_smoothing": float("nan")}),
-        (TypeError, f"{SMOOTHING} str", {"label_smoothing": "0.1"}),
-        (TypeError, f"{SMOOTHING} bool", {"label_smoothing": True}),
-        (ValueError, "z_loss: expected a finite number that is not negative, got -1", {"z_loss": -1}),
-        (ValueError, "z_loss: expected a finite number that is not negative, got inf", {"z_loss": float("inf")}),
-        (ValueError, "softcap: expected a positive finite number, got 0", {"softcap": 0}),
-        (ValueError, "softcap: expected a positive finite number, got inf", {"softcap": float("inf")}),
-        (ValueError, "axis: expected an axis of logits, whose shape is (3, 4), got 2", {"axis": 2}),
-        (ValueError, "axis: expected an axis of logits, whose shape is (3, 4), got -3", {"axis": -3}),
-        (TypeError, "axis: expected an integer, got float", {"axis": 1.0}),
-        (ValueError, "reduction: expected 'none', 'mean' or 'sum', got 'average'", {"reduction": "average"}),
-        (ValueError, "reduction: expected 'none', 'mean' or 'sum', got None", {"reduction": None}),
-        (ValueError, f"{DENOMINATOR} 0", {"denominator": 0}),
-        (ValueError, f"{DENOMINATOR} -2.0", {"denominator": -2.0}),
-        (ValueError, f"{DENOMINATOR} nan", {"denominator": float("nan")}),
-        (TypeError, f"{DENOMINATOR} str", {"denominator": "3"}),
-        (ValueError, f"{DENOMINATOR} 1000", {"denominator": 10**400}),
-        (ValueError, "denominator: expected None with reduction 'sum', got 3", {"denominator": 3, "reduction": "sum"}),
-        (ValueError, "denominator: expected None with reduction 'none'", {"denominator": 3.0, "reduction": "none"}),
-        (TypeError, "ignore_index: expected an integer or None, got float", {"ignore_index": 1.5}),
-        (TypeError, "ignore_index: expected an integer or None, got bool", {"ignore_index": False}),
-        (TypeError, "() got an unexpected keyword argument 'weight'", {"weight": 1}),
-        (TypeError, "() got an unexpected keyword argument 'vectors'", {"vectors": None}),
-    ],
-    ids=lambda value: "-".join(f"{k}={str(v)[:8]}" for k, v in value.items()) if isinstance(value, dict) else "",
+    WRONG_OPTIONS,
+    ids=["-".join(f"{name}={str(value)[:8]}" for name, value in options.items()) for _, _, options in WRONG_OPTIONS],
 )
 def test_options(subject: Subject, quick, error, message, options):
     f, x, y = subject.functions, subject(X), subject(Y)
@@ -228,25 +236,16 @@ def test_two_libraries(subject: Subject):
     f, x, y = subject.functions, subject(X), subject(Y)
     if isinstance(x, np.ndarray):
         pytest.skip("no second library is at hand where arrays are NumPy's")
-    for call in (
-        lambda: f.cross_entropy(x, Y),
-        lambda: f.cross_entropy_jvp(x, x, Y),
-        lambda: f.cross_entropy_hvp(x, x, Y),
-        lambda: f.nll_loss(x, Y),
-    ):
-        with pytest.raises(
-            TypeError, match=r"^labels: expected an array of the library of \w+, \S+, got one of numpy$"
-        ):
-            call()
-    with pytest.raises(
-        TypeError, match=r"^labels: expected an array of the library of logits, numpy, got one of (?!numpy)"
-    ):
-        f.cross_entropy(X, y)
+    message = r": expected an array of the library of (logits|log_probs), \S+, got one of numpy$"
+    rejects_as(f"^labels{message}", f.cross_entropy, x, Y)
+    rejects_as(f"^labels{message}", f.cross_entropy_jvp, x, x, Y)
+    rejects_as(f"^labels{message}", f.cross_entropy_hvp, x, x, Y)
+    rejects_as(f"^labels{message}", f.nll_loss, x, Y)
+    other = r"^labels: expected an array of the library of logits, numpy, got one of (?!numpy)"
+    rejects_as(other, f.cross_entropy, X, y)
     for name, value in (("class_weight", X[0]), ("sample_weight", X[:, 0]), ("denominator", np.asarray(2.0))):
         if not subject.compiled:  # an option that is not traced is a constant to the compiler, which NumPy's cannot be
-            message = rf"^{name}: expected an array of the library of logits, \S+, got one of numpy$"
-            with pytest.raises(TypeError, match=message):
-                f.cross_entropy(x, y, **{name: value})
+            rejects_as(f"^{name}{message}", f.cross_entropy, x, y, **{name: value})
 
 
 @check("contract.errors.two-devices", "Arrays of two devices are a ValueError that names both.", source=DTYPES)

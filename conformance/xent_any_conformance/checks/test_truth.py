@@ -146,12 +146,27 @@ def test_table(subject: Subject, measure, dtype, kind, name):
     "Results below the smallest normal number are within two subnormal spacings, or (8 + d) u, of the truth.",
     source=ACCURACY,
 )
-def test_subnormal(subject: Subject, measure):
+def test_subnormal(subject: Subject, measure, quick):
     for dtype in (dtype for dtype in DTYPES if dtype in subject.dtypes):
-        for name in ("confident", "not-the-label"):
+        for name in ("confident", "not-the-label", "far-runner-up-0", "far-runner-up-1")[: 2 if quick else 4]:
             loss, grad = solve_table(subject, dtype, "index", name)
             judge(measure, dtype, {"loss": loss, "grad": grad}, cases.plain(dtype, "index")[name], subnormal=True)
         judge_events(subject, measure, dtype, np.asarray([88, -88, 100, -100], dtype), 1.0, 2.5)
+
+
+@check(
+    "truth.overflow",
+    "A weight scales the distance of two logits before it overflows: what it makes finite is finite.",
+    source=ACCURACY,
+)
+@pytest.mark.parametrize("dtype", rarely(DTYPES, but=("float32",)))
+def test_overflow(subject: Subject, measure, dtype):
+    require(subject, dtype)
+    for name in ("huge-0", "huge-1", "huge-3"):
+        case = cases.plain(dtype, "index")[name]._replace(options=truth.Options(scale=0.25))
+        loss, grad = solve(subject, case)
+        assert np.isfinite(loss).all()
+        judge(measure, dtype, {"loss": loss, "grad": grad}, case)
 
 
 @check(
@@ -165,6 +180,20 @@ def test_subnormal(subject: Subject, measure):
 def test_options(subject: Subject, measure, dtype, kind, name):
     require(subject, dtype)
     case = cases.with_options(dtype, kind)[name]
+    loss, grad = solve(subject, case)
+    judge(measure, dtype, {"loss": loss, "grad": grad}, case)
+
+
+@check(
+    "truth.softcap",
+    "A softcap far below the logits, or far above them, costs no more digits: neither 1 - tanh**2 nor exp - 1 cancels.",
+    source=ACCURACY,
+)
+@pytest.mark.parametrize("softcap", [pytest.param(8.0, id="saturated"), pytest.param(1e4, id="wide")])
+@pytest.mark.parametrize("dtype", rarely(DTYPES, but=()))
+def test_softcap(subject: Subject, measure, dtype, softcap):
+    require(subject, dtype)
+    case = cases.with_options(dtype, "index")["softcap"]._replace(options=truth.Options(softcap=softcap))
     loss, grad = solve(subject, case)
     judge(measure, dtype, {"loss": loss, "grad": grad}, case)
 

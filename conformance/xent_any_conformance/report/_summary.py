@@ -1,6 +1,6 @@
 """What the results of a run add up to."""
 
-import math
+import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -119,8 +119,7 @@ def last_lines(reason: str, count: int) -> list[str]:
 
 
 def largest(a: float | None, b: float) -> float:
-    """The larger of two errors; NaN is as large as can be."""
-    b = math.inf if math.isnan(b) else b
+    """The larger of two errors."""
     return b if a is None else max(a, b)
 
 
@@ -130,7 +129,9 @@ def plural(count: int, noun: str) -> str:
 
 def number(value: float) -> str:
     """An error to two digits."""
-    if not math.isfinite(value) or value == 0 or 0.01 <= value < 1e4:
+    if value >= sys.float_info.max:  # what stands for infinity in JSON, which has none
+        return "∞"
+    if value == 0 or 0.01 <= value < 1e4:
         return f"{value:.2g}" if value < 100 else f"{value:.0f}"
     mantissa, _, exponent = f"{value:.1e}".partition("e")
     return f"{mantissa}e{int(exponent)}"

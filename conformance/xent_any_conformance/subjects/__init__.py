@@ -52,8 +52,10 @@ TABLE: Mapping[str, tuple[str, str]] = {
 """Every subject of ours: its name, the module that it needs, and the file beside this one that loads it."""
 
 SLOW = ("mparray", "ndonnx", "ndonnx-onnxruntime")
-"""They compute number by number or build a model for each call: they are given the quick run's problems, and the quick
-run leaves them out unless they are named."""
+"""They compute number by number, or build a model for each call: they are always given the quick run's problems."""
+
+LONGEST = ("ndonnx", "jax", "mparray", "dask", "torch")
+"""The libraries that take longest, as measured, the longest first: a run starts with them."""
 
 HALF = ("float16", "bfloat16")
 

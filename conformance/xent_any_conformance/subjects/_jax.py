@@ -1,6 +1,7 @@
 """JAX: with and without 64-bit types, with every function under jit, on a GPU."""
 
 import functools
+from collections.abc import Hashable
 from typing import Any
 
 import jax
@@ -21,16 +22,21 @@ class Jitted:
         def call(*arguments: Any, **options: Any) -> Any:
             arrays = {key: value for key, value in options.items() if isinstance(value, jax.Array)}
             static = {key: value for key, value in options.items() if key not in arrays}
-            if not all(isinstance(a, jax.Array) for a in arguments):
-                return function(*arguments, **options)
-            return _jitted(function, tuple(static.items()))(*arguments, **arrays)
+            if not all(isinstance(a, jax.Array) for a in arguments) or not all(map(_is_hashable, static.values())):
+                return function(*arguments, **options)  # an error, which tracing would turn into another
+            # The type with each value, or True would be 1.
+            return _jitted(function, tuple((key, type(a), a) for key, a in static.items()))(*arguments, **arrays)
 
         return call
 
 
+def _is_hashable(value: Any) -> bool:
+    return isinstance(value, Hashable)
+
+
 @functools.cache
-def _jitted(function: Any, static: tuple[tuple[str, Any], ...]) -> Any:
-    return jax.jit(functools.partial(function, **dict(static)))
+def _jitted(function: Any, static: tuple[tuple[str, type, Any], ...]) -> Any:
+    return jax.jit(functools.partial(function, **{key: value for key, _, value in static}))
 
 
 def load(name: str) -> Subject:
