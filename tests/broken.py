@@ -78,8 +78,8 @@ def run(cases: Sequence[Case], jobs: int | None = None) -> Iterator[tuple[Case, 
                     folder = Path(name, str(number))
                     folder.mkdir()
                     worker = Worker(case.subject, folder, case.quick, "")
-                    worker._command += ["--checks", ",".join(case.checks)]
-                    worker._environment |= shared | {"PYTHONPATH": search_path(case, folder)}
+                    worker.command += ["--checks", ",".join(case.checks)]
+                    worker.environment |= shared | {"PYTHONPATH": search_path(case, folder)}
                     worker.start()
                     running.append((case, worker))
                 time.sleep(0.02)
@@ -89,7 +89,7 @@ def run(cases: Sequence[Case], jobs: int | None = None) -> Iterator[tuple[Case, 
                         yield case, judged(case, worker)
         finally:
             for _, worker in running:
-                worker._process.kill()
+                worker.stop()
 
 
 def search_path(case: Case, folder: Path) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import mpmath
 import pytest
-from conftest import library
+from conftest import require
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^### (.*?)$.*?^```python\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
@@ -25,7 +25,7 @@ def test_example(title, block):
         for alias in node.names if isinstance(node, ast.Import) else []:
             pytest.importorskip(alias.name)
     if title == "CuPy":
-        library("cupy")
+        require("cupy")
     with mpmath.workdps(15):
         result = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE).run(test)
     assert result.attempted > 0

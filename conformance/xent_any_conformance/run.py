@@ -106,7 +106,7 @@ def run(
 
 
 class Worker:
-    """The process of one subject, and what it has reported."""
+    """The process of one subject, and what it has reported; `command` and `environment` may be added to at first."""
 
     def __init__(self, name: str, folder: Path, quick: bool, checks: str) -> None:
         self.name = name
@@ -119,18 +119,21 @@ class Worker:
         self.solutions = folder / f"{stem}.solutions"
         self._lines = folder / f"{stem}.jsonl"
         self._log = folder / f"{stem}.log"
-        self._environment = environment(folder)
+        self.environment = environment(folder)
         # A configuration of its own and no conftest: nothing of the caller's pytest has a part in it.
-        self._command = [sys.executable, "-P", "-m", "pytest", "-c", str(HERE / "checks" / "pytest.ini")]
-        self._command += ["--rootdir", str(HERE / "checks"), "--noconftest", "-p", "xent_any_conformance.plugin"]
-        self._command += ["--pyargs", "xent_any_conformance.checks", "--subject", name, "--checks", checks]
-        self._command += ["--results", str(self._lines), "--solutions", str(self.solutions)] + ["--quick"] * quick
+        self.command = [sys.executable, "-P", "-m", "pytest", "-c", str(HERE / "checks" / "pytest.ini")]
+        self.command += ["--rootdir", str(HERE / "checks"), "--noconftest", "-p", "xent_any_conformance.plugin"]
+        self.command += ["--pyargs", "xent_any_conformance.checks", "--subject", name, "--checks", checks]
+        self.command += ["--results", str(self._lines), "--solutions", str(self.solutions)] + ["--quick"] * quick
         self._read = 0
 
     def start(self) -> None:
         self._begin = time.perf_counter()
         with self._log.open("w") as log:
-            self._process = subprocess.Popen(self._command, stdout=log, stderr=log, env=self._environment)
+            self._process = subprocess.Popen(self.command, stdout=log, stderr=log, env=self.environment)
+
+    def stop(self) -> None:
+        self._process.kill()
 
     def poll(self) -> bool:
         """Read what has been reported since; whether the process has ended."""
@@ -206,7 +209,7 @@ def _work(workers: Sequence[Worker], jobs: int, progress: Callable[[str, int, in
                 progress(worker.name, len(worker.results), worker.total)
     finally:
         for worker in running:
-            worker._process.kill()
+            worker.stop()
 
 
 def _compared(workers: Sequence[Worker], *, quick: bool) -> Iterator[dict[str, Any]]:

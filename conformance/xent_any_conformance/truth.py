@@ -141,10 +141,12 @@ def row(x: Any, q: Any, direction: Any, dtype: str, options: Options, *, soft: b
     slope_bound = MP.fsum(b * abs(v) for b, v in zip(grad_bound, t, strict=True))
     slope_bound += (1 + 2 * MP.log(len(x), 2)) * u * slope_sizes
     # Without softcap: differences check it there. p enters twice, and both centrings add the roundings of a sum.
+    few = len(x) <= 16
+    centred = [MP.fsum(b * (v - w) for b, w in zip(p, t, strict=True)) for v in t if few]  # v - mean cancels
     mean = MP.fsum(a * v for a, v in zip(p, t, strict=True))
     mean_size = MP.fsum(a * abs(v) for a, v in zip(p, t, strict=True))
     outer, outer_size = mass + 2 * z * lse, mass + 2 * z * lse_size
-    product = [scale * a * (outer * (v - mean) + 2 * z * mean) for a, v in zip(p, t, strict=True)]
+    product = [scale * a * (outer * v + 2 * z * mean) for a, v in zip(p, centred, strict=few)]
     product_bound = [
         (steps + 16 + 2 * (d + far))
         * u
@@ -152,9 +154,8 @@ def row(x: Any, q: Any, direction: Any, dtype: str, options: Options, *, soft: b
         * a
         * (outer_size * MP.fsum(b * abs(v - w) for b, w in zip(p, t, strict=True)) + 2 * z * mean_size)
         for a, v, d in zip(p, t, distance, strict=True)
-        if len(x) <= 16
+        if few
     ]
-    product = product[: len(product_bound)]
     return Row(
         _number(loss, loss_bound, dtype),
         _expected(grad, grad_bound, dtype),

@@ -273,6 +273,12 @@ def test_options_together(subject: Subject, quick):
             agrees(subject, X, Y, **WEIGHTED, **OPTIONS, reduction=reduction)
 
 
+@check("contract.options.equal-to-1", "An option of 1 is not taken for one that is not given.", source=WEIGHTS)
+@pytest.mark.full
+def test_options_of_1(subject: Subject):
+    agrees(subject, X, Y, **WEIGHTED, label_smoothing=1.0, z_loss=1.0, softcap=1.0, denominator=1)
+
+
 @check("contract.options.defaults", "Without options the mean over the rows follows the formula.", source=WEIGHTS)
 @pytest.mark.full
 def test_no_options(subject: Subject, quick):
@@ -311,6 +317,18 @@ def test_z_loss(subject: Subject, quick):
     rows(subject, **option(subject, quick, "z_loss")).agrees("finite")
     if not few(subject, quick):
         rows(subject, labels="probabilities", z_loss=0.125).agrees("finite")
+
+
+@check(
+    "contract.z-loss.uncounted",
+    "A row whose class weights are 0 has its z-loss: it costs z lse**2, and NaN where it holds NaN.",
+    source=WEIGHTS,
+)
+def test_z_loss_of_weight_0(subject: Subject):
+    computed = rows(subject, z_loss=0.125)
+    for values, expected in zip(computed["class of weight 0"], computed.formula("class of weight 0"), strict=True):
+        near(values[-1], subject.dtype(computed.results[0]), expected[-1])
+        assert np.isnan(values[:2]).all(-1).all()
 
 
 @check("contract.softcap.formula", "softcap c computes with c tanh(x / c).", source=WEIGHTS)

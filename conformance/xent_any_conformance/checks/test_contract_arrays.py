@@ -103,6 +103,21 @@ def test_axis_of_probabilities(subject: Subject):
     close(subject, found[1], grad.T)
 
 
+@check(
+    "contract.axis.ignored",
+    "Ignored rows are 0 whatever they hold, along any axis and of one row alone.",
+    source=FUNCTIONS,
+)
+def test_axis_of_ignored_rows(subject: Subject):
+    x, y = np.where(Y[:, None] == 1, np.nan, X).reshape(2, 4, 5), np.where(Y == 1, -100, Y).reshape(2, 4)
+    loss, grad = formula(np.nan_to_num(x).reshape(8, 5), y.reshape(-1), reduction="none")
+    found = value_and_grad(subject, np.moveaxis(x, -1, 1), y, axis=1, reduction="none")
+    close(subject, found[0], loss.reshape(2, 4))
+    close(subject, found[1], np.moveaxis(grad.reshape(2, 4, 5), -1, 1))
+    for result in value_and_grad(subject, x[0, 0], y[0, 0], reduction="sum"):
+        np.testing.assert_array_equal(subject.numpy(result), np.zeros(result.shape))
+
+
 @check("contract.axis.keepdims", "logsumexp with keepdims keeps the axis, with length 1.", source=FUNCTIONS)
 @pytest.mark.full
 def test_keepdims(subject: Subject):

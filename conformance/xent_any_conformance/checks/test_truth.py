@@ -210,9 +210,25 @@ def test_softcap(subject: Subject, measure, dtype, softcap):
 @pytest.mark.parametrize("dtype", rarely(DTYPES, but=("float32",)))
 def test_derivatives(subject: Subject, measure, dtype, kind, name):
     require(subject, dtype)
-    case = cases.with_options(dtype, kind)[name]
+    judge_derivatives(subject, measure, cases.with_options(dtype, kind)[name])
+
+
+@check(
+    "truth.derivatives-of-far-rows",
+    "The derivatives keep their digits where the maximum is so far ahead that the other exponentials nearly vanish.",
+    source=ACCURACY,
+)
+@pytest.mark.parametrize("name", ["confident", "not-the-label"])
+@pytest.mark.parametrize("dtype", rarely(DTYPES, but=()))
+def test_derivatives_of_far_rows(subject: Subject, measure, dtype, name):
+    require(subject, dtype)
+    judge_derivatives(subject, measure, cases.plain(dtype, "index")[name])
+
+
+def judge_derivatives(subject: Subject, measure: Any, case: cases.Case) -> None:
+    dtype = case.dtype
     x, v = subject(case.x, dtype), subject(case.direction, dtype)
-    labels = subject(case.labels, None if kind == "index" else dtype)
+    labels = subject(case.labels, None if case.kind == "index" else dtype)
     options = options_of(subject, case) | {"reduction": "none"}
     _, slope = subject.functions.cross_entropy_jvp(x, v, labels, **options)
     product = subject.functions.cross_entropy_hvp(x, v, labels, **options)

@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 
 import array_api_compat
 import numpy as np
-from sklearn.datasets import load_digits  # type: ignore[import-untyped]  # it ships no types
+from sklearn.datasets import load_digits
 
 import xent_any
 

@@ -6,7 +6,7 @@ Each subject runs in a process of its own, which imports only that subject's lib
 import importlib
 import importlib.util
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 from typing import Any
 
@@ -79,6 +79,7 @@ class Subject:
     compiled: bool = False  # whether the functions see traced arrays
     peer: bool = False  # another library's own function: it is measured, and need not pass
     deviations: Mapping[str, str] | None = None  # by default those of the backend
+    _held: dict[str, bool] = field(default_factory=dict, repr=False)
 
     @property
     def slow(self) -> bool:
@@ -102,11 +103,12 @@ class Subject:
 
     def holds(self, dtype: str) -> bool:
         """Whether its arrays can have the dtype of that name."""
-        try:
-            found = self.xp.__array_namespace_info__().dtypes(device=self.device, kind=None)
-        except (AttributeError, TypeError):
-            return hasattr(self.xp, dtype)
-        return dtype in found or dtype in self.dtypes
+        if dtype not in self._held:
+            try:
+                self._held[dtype] = self.dtype(self.backend.asarray(np.asarray([1]), dtype, self.device)) == dtype
+            except Exception:  # noqa: BLE001  (each library raises its own)
+                self._held[dtype] = False
+        return self._held[dtype]
 
     def reads(self, array: Any) -> bool:
         """Whether wrong values of `array` are to raise; elsewhere they are NaN."""
