@@ -69,7 +69,6 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[QUICK] = config.option.quick or subject.slow
     hypothesis.settings.register_profile(
         "conformance",
-        max_examples=10 if config.stash[QUICK] else 40,
         derandomize=True,
         database=None,
         deadline=None,

@@ -255,7 +255,7 @@ def _is_variant(name: str) -> bool:
 
 def _order(worker: "Worker") -> int:
     library = worker.name.partition("-")[0]
-    return subjects.LONGEST.index(library) if library in subjects.LONGEST else len(subjects.LONGEST)
+    return subjects.COSTLY.index(library) if library in subjects.COSTLY else len(subjects.COSTLY)
 
 
 def _cpus() -> int:

@@ -6,7 +6,8 @@ maximum. A result below the smallest normal number may be off by two subnormal s
 
 Options round more often than the plain formula, and each allows for what it adds: a class weight 3 (it multiplies the
 label and enters the sum of the weights), smoothing 3 (``1 - e``, its product, the share), z-loss 2, a sample weight 1.
-A softcap's logits are themselves rounded, to 6 u each; their error is carried through the formulas.
+A softcap's logits are themselves rounded, to 6 u each; their error is carried through the formulas. So is its slope,
+sech**2(x / c), to 8 u and what the rounding of x / c makes of it, 2 |x / c| u.
 """
 
 from collections.abc import Sequence
@@ -97,6 +98,7 @@ def row(x: Any, q: Any, direction: Any, dtype: str, options: Options, *, soft: b
     """
     u = MP.ldexp(1, -DIGITS[dtype])
     scale, z = MP.mpf(float(options.scale)), MP.mpf(options.z_loss)
+    ratios = [0 if options.softcap is None or np.isinf(v) else MP.mpf(float(v)) / options.softcap for v in x]
     x, slopes, moved = _capped([MP.mpf(float(v)) for v in x], options.softcap, u)
     e = MP.mpf(options.smoothing)
     q = [(1 - e) * MP.mpf(float(v)) + e / len(x) for v in q]
@@ -130,8 +132,8 @@ def row(x: Any, q: Any, direction: Any, dtype: str, options: Options, *, soft: b
     grad = [g * s for g, s in zip(capped, slopes, strict=True)]
     loss_bound = (steps + far) * u * size + MP.fsum(abs(g * m) for g, m in zip(capped, moved, strict=True))
     grad_bound = [
-        s * ((steps + d + far + (8 if options.softcap else 0)) * u * b + curve * a * (abs(m) + drift))
-        for s, d, b, a, m in zip(slopes, own, sizes, p, moved, strict=True)
+        s * ((steps + d + far + (8 + 2 * abs(r) if options.softcap else 0)) * u * b + curve * a * (abs(m) + drift))
+        for s, d, b, a, m, r in zip(slopes, own, sizes, p, moved, ratios, strict=True)
     ]
 
     t = [MP.mpf(float(v)) for v in direction]

@@ -28,7 +28,7 @@ Q = np.asarray([[2, 4, 6, 3, 1], [0, 16, 0, 0, 0], [4, 4, 0, 4, 4], [1, 0, 8, 5,
 CLASS_WEIGHT = {"class_weight": (0.5, 2.0, 0.0, 1.0, 3.0)}
 SAMPLE_WEIGHT = {"sample_weight": (1.25, 0.0, 2.5, 0.375)}
 SMOOTHING = {"label_smoothing": 0.25}
-Z_LOSS = {"z_loss": 0.25}
+Z_LOSS = {"z_loss": 1.0}  # 1 must not be taken for none
 SOFTCAP = {"softcap": 3.0}
 ALL = CLASS_WEIGHT | SAMPLE_WEIGHT | SMOOTHING | Z_LOSS | SOFTCAP
 

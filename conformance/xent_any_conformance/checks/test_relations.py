@@ -2,13 +2,11 @@
 
 import math
 import threading
-import time
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import hypothesis
 import numpy as np
-import pytest
 from hypothesis import strategies as st
 from hypothesis.extra.array_api import make_strategies_namespace
 
@@ -66,25 +64,6 @@ class Results:
 RESULTS: dict[str, Results] = {}
 
 
-class Cost(NamedTuple):
-    """Seconds that the first call and a later one took."""
-
-    first: float
-    later: float
-
-
-@pytest.fixture(scope="module")
-def cost(subject: Subject) -> Cost:
-    """What a call takes: libraries may compile for every shape and dtype, or check or plan each operation."""
-    x, y = np.zeros((ROWS, FEW)), np.zeros(ROWS, np.int64)
-    seconds = []
-    for _ in range(3):
-        start = time.perf_counter()
-        Results(subject, precisions(subject)[-1])("cross_entropy_value_and_grad", x, y)
-        seconds.append(time.perf_counter() - start)
-    return Cost(seconds[0], min(seconds))
-
-
 def precisions(subject: Subject) -> list[str]:
     return [dtype for dtype in ("float32", "float64") if dtype in subject.dtypes]
 
@@ -93,11 +72,10 @@ def relation(**strategies: st.SearchStrategy[Any]) -> Callable[[Callable[..., No
     """Make a test of a function of `Results` and drawn arrays."""
 
     def decorate(body: Callable[..., None]) -> Callable[..., None]:
-        def test(subject: Subject, quick: bool, cost: Cost) -> None:
-            slow = cost.later > 0.03
-            examples = (2 if quick else 3) if slow else 4 if quick else hypothesis.settings.default.max_examples // 4
+        def test(subject: Subject, quick: bool) -> None:
+            examples = 2 if subject.slow else 4 if quick or subject.costly else 10
             dtypes = precisions(subject)
-            for dtype in dtypes[-1:] if quick or slow or cost.first > 0.3 else dtypes:
+            for dtype in dtypes[-1:] if quick or subject.costly else dtypes:
                 draw(body, RESULTS.setdefault(dtype, Results(subject, dtype)), examples, strategies)
 
         return test

@@ -54,8 +54,8 @@ TABLE: Mapping[str, tuple[str, str]] = {
 SLOW = ("mparray", "ndonnx", "ndonnx-onnxruntime")
 """They compute number by number, or build a model for each call: they are always given the quick run's problems."""
 
-LONGEST = ("ndonnx", "jax", "mparray", "dask", "torch")
-"""The libraries that take longest, as measured, the longest first: a run starts with them."""
+COSTLY = ("ndonnx", "jax", "mparray", "dask")
+"""Libraries that compile or plan each call, the longest first, as measured: a run starts with them."""
 
 HALF = ("float16", "bfloat16")
 
@@ -85,6 +85,11 @@ class Subject:
     def slow(self) -> bool:
         """Whether it is given the quick run's problems always."""
         return self.name in SLOW
+
+    @property
+    def costly(self) -> bool:
+        """Whether checks of many small problems are given fewer of them."""
+        return self.name.partition("-")[0] in COSTLY
 
     @property
     def declared(self) -> Mapping[str, str]:
