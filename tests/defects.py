@@ -124,8 +124,8 @@ rows_in_full(
 
 rows(
     "p_y - 1",
-    "rest = xp.where(x_y == m, state.s_times(c), c * (1 + (s - e_y)))",
-    "rest = -f.a * total * (e_y / (1 + s) - 1)",
+    "extra * e_y) - rest  #",
+    "extra * e_y) + f.a * total * (e_y / (1 + s) - 1)  #",
     by=CONFIDENT,
 )
 rows_in_full(
@@ -279,6 +279,18 @@ rows(
     "return xp.where(f.uncounted[..., None] & ~usable, 0.0, v)",
     "return v",
     by="contract.ignored.nan-leaks[cross_entropy_jvp] contract.ignored.nan-leaks[cross_entropy_hvp]",
+)
+rows(
+    "NaN in the vector of a counted row lost",
+    "f.uncounted[..., None] & ~usable",
+    "f.uncounted[..., None] | ~usable",
+    by="contract.ignored.counted-vector",
+)
+rows(
+    "z-loss of a row without class weight lost",
+    "uncounted = (a == 0) | ((goal.total == 0) & (options.z_loss == 0))",
+    "uncounted = (a == 0) | (goal.total == 0)",
+    by="contract.z-loss.uncounted",
 )
 checked(
     "ignored rows counted in the mean",
@@ -590,6 +602,18 @@ broken(TORCH, "torch")(
     "m, k = torch.max(x, dim=-1)",
     "m, k = torch.amax(x, dim=-1), torch.argmax(x, dim=-1)",
     by="transforms.second-order",
+)
+broken(ROWS, "torch")(
+    "binary derivative by a label of 1 is 0",
+    "below = xp.where((no == 0) & (x == INF), 0.0,",
+    "below = xp.where(no == 0, 0.0,",
+    by="transforms.grad.binary-labels",
+)
+broken(ROWS, "torch")(
+    "derivative of a tangent's derivative by a weight of 0 is 0",
+    "f.uncounted[..., None] & ~usable",
+    "f.uncounted[..., None]",
+    by="transforms.grad.weight-of-a-derivative",
 )
 broken(ROWS, "torch")(
     "derivative by a weight of 0 is 0",

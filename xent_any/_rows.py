@@ -11,8 +11,8 @@ One row has logits ``x``, weighted target ``Q`` (``Q_c = w_c q_c``), total ``T =
     Hessian        (Hv)_j = a ((T + 2 z lse) p_j (v_j - <p, v>) + 2 z p_j <p, v>)
 
 Nothing here cancels. ``log(1 + s) - (x_y - m)`` and ``p_y - 1``, the textbook forms, lose every digit of a confident
-row. ``1 - p_j`` is computed as ``rest_j / (1 + s)``, where ``rest_j`` is the sum over the other classes: ``s`` for a
-maximum, ``1 + (s - e_j)`` otherwise, a sum whose result is never smaller than half of its terms.
+row. ``1 - p_j`` is computed as ``rest_j / (1 + s)``, where ``rest_j`` is the sum over the other classes: ``s`` for
+class k, ``1 + (s - e_j)`` otherwise, a sum whose result is never smaller than half of its terms.
 
 Arrays have their class axis last; ``lead`` stands for all the other axes. Every kernel has the signature
 ``kernel(xp, options, rows, shared)``: ``rows`` are arrays that are cut into blocks along ``lead``, ``shared`` are
@@ -233,15 +233,12 @@ def _gradient(xp: Any, options: Options, f: _Rows) -> Array:
         x_y = options.backend.pick(xp, f.x, label)
         e_y = xp.exp(x_y - m)
         c = scale * total
-        rest = xp.where(x_y == m, state.s_times(c), c * (1 + (s - e_y)))
+        rest = xp.where(label == state.k, state.s_times(c), c * (1 + (s - e_y)))
         at_label = (0.0 if extra is None else extra * e_y) - rest  # of an ignored row 0, not -0
         others = state.exp_times(xp, options, c if extra is None else c + extra)
         return options.backend.put(xp, others, label, at_label, owned=True)
-    rest = xp.where(
-        f.x == m[..., None],
-        state.s_times(scale)[..., None],
-        scale[..., None] * (1 + (s[..., None] - state.exp(xp, options))),
-    )
+    others = scale[..., None] * (1 + (s[..., None] - state.exp(xp, options)))
+    rest = options.backend.put(xp, others, state.k, state.s_times(scale), owned=True)
     g = (total[..., None] - weight) * state.exp_times(xp, options, scale) - weight * rest
     return g if extra is None else g + state.exp_times(xp, options, extra)
 

@@ -555,6 +555,22 @@ def test_ignored(subject: Subject, quick, function):
 
 
 @check(
+    "contract.ignored.counted-vector",
+    "NaN in the tangent or vector of a counted row is not taken for one that may hold anything.",
+    source=INFINITIES,
+)
+def test_counted_vector(subject: Subject):
+    odd, ignored = np.arange(8) % 2 == 1, np.arange(8) == 3
+    x, y = subject(X), subject(np.where(ignored, -100, Y))
+    v = subject(np.where(odd[:, None], NAN, V))
+    _, slope = subject.functions.cross_entropy_jvp(x, v, y, reduction="none")
+    product = subject.functions.cross_entropy_hvp(x, v, y, reduction="none")
+    for values in (subject.numpy(slope)[:, None], subject.numpy(product)):
+        np.testing.assert_array_equal(values[ignored], 0)
+        np.testing.assert_array_equal(np.isnan(values).all(-1), odd & ~ignored)
+
+
+@check(
     "contract.ignored.sample-weight-0",
     "Loss, gradient, tangent and Hessian of a row of sample weight 0 are 0, even if it holds NaN or inf.",
     source=INFINITIES,

@@ -224,7 +224,10 @@ def test_derivatives(subject: Subject, measure, dtype, kind, name):
 @pytest.mark.parametrize("dtype", rarely(DTYPES, but=()))
 def test_derivatives_of_far_rows(subject: Subject, measure, dtype, name):
     require(subject, dtype)
-    judge_derivatives(subject, measure, cases.plain(dtype, "index")[name])
+    case = cases.plain(dtype, "index")[name]
+    judge_derivatives(subject, measure, case)
+    # Up to where no term of the sum is subnormal, which some libraries flush to 0.
+    judge_derivatives(subject, measure, case._replace(x=case.x[:8], options=truth.Options(z_loss=0.01)))
 
 
 def judge_derivatives(subject: Subject, measure: Any, case: cases.Case) -> None:
