@@ -46,14 +46,17 @@ class Results:
         self._subject, self._dtype = subject, dtype
         self._known: dict[Any, Any] = {}
 
-    def __call__(self, function: str, *arrays: Any, reduction: str = "none", **weights: Any) -> Any:
+    def __call__(
+        self, function: str, *arrays: Any, reduction: str = "none", softcap: float | None = None, **weights: Any
+    ) -> Any:
         given = [*arrays, *(np.asarray(weight) for weight in weights.values())]
-        key = (function, reduction, *weights, *((a.shape, a.dtype.char, a.tobytes()) for a in given))
+        key = (function, reduction, softcap, *weights, *((a.shape, a.dtype.char, a.tobytes()) for a in given))
         if key not in self._known:
             made = [self._subject(a, self._dtype if a.dtype.kind == "f" else None) for a in given]
-            result = getattr(self._subject.functions, function)(
-                *made[: len(arrays)], reduction=reduction, **dict(zip(weights, made[len(arrays) :], strict=True))
-            )
+            options = dict(zip(weights, made[len(arrays) :], strict=True)) | {"reduction": reduction}
+            if softcap is not None:
+                options["softcap"] = softcap
+            result = getattr(self._subject.functions, function)(*made[: len(arrays)], **options)
             convert = self._subject.numpy
             self._known[key] = tuple(map(convert, result)) if isinstance(result, tuple) else convert(result)
         return self._known[key]
@@ -243,6 +246,13 @@ def test_bitwise(subject: Subject, quick: bool, rng: np.random.Generator) -> Non
                 few, few_grad = results("cross_entropy_value_and_grad", x[part], labels[part])
                 np.testing.assert_array_equal(few, loss[part])
                 np.testing.assert_array_equal(few_grad, grad[part])
+    x, v = rng.normal(size=(2, 8, 4)) * 3
+    labels = rng.integers(0, 4, 8)
+    product = results("cross_entropy_hvp", x, v, labels, softcap=5.0)
+    for part in (slice(0, 1), slice(2, 5)):  # products and sums, which compilers like to fuse
+        np.testing.assert_array_equal(
+            results("cross_entropy_hvp", x[part], v[part], labels[part], softcap=5.0), product[part]
+        )
 
 
 @check(
