@@ -132,7 +132,7 @@ def number(value: float) -> str:
     if value >= sys.float_info.max:  # what stands for infinity in JSON, which has none
         return "∞"
     if value == 0 or 0.01 <= value < 1e4:
-        return f"{value:.2g}" if value < 100 else f"{value:.0f}"
+        return f"{value:.2g}" if value < 99.5 else f"{value:.0f}"
     mantissa, _, exponent = f"{value:.1e}".partition("e")
     return f"{mantissa}e{int(exponent)}"
 
