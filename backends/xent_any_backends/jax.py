@@ -25,7 +25,7 @@ class JAX(Backend):
     }
     deviations = {
         "truth.subnormal": "XLA on the CPU flushes numbers below the smallest normal one to 0",
-        "relations.bitwise": "XLA fuses products with sums as the shape suggests, on which a row's last bits may depend",
+        "relations.bitwise": "XLA fuses products with sums as shapes suggest, on which a row's last bits may depend",
     }
 
     def namespace(self) -> Any:

@@ -33,8 +33,8 @@ class Solution(NamedTuple):
 
 
 def problems(*, quick: bool) -> Iterator[Problem]:
-    """Small ones in float32, without options and with all; and unless `quick` large ones in both dtypes with all."""
-    yield from _problems(32, 200, "float32")
+    """Small ones in float32 with every option; unless `quick` also without options, and large ones in both dtypes."""
+    yield from (problem for problem in _problems(32, 200, "float32") if problem.options or not quick)
     if not quick:
         for dtype in ("float32", "float64"):
             yield from (problem for problem in _problems(128, 2000, dtype) if problem.options)

@@ -63,7 +63,7 @@ def run(
     """
     start = time.perf_counter()
     chosen = subjects.names(names)
-    left = [name for name in chosen if quick and not names and (name in subjects.SLOW or _is_variant(name))]
+    left = [name for name in chosen if quick and not names and (name in subjects.SLOW or not _is_first(name))]
     chosen = [name for name in chosen if name not in left]
     helper = [REFERENCE] if REFERENCE not in chosen and "agreement".startswith(checks or "agreement") else []
     with tempfile.TemporaryDirectory(prefix="xent-any-") as folder:
@@ -246,11 +246,11 @@ def _disagreements(workers: Sequence[Worker], compared: Sequence[dict[str, Any]]
     return failures
 
 
-def _is_variant(name: str) -> bool:
-    """Whether it is another subject of a library whose first one runs, on the same kind of device."""
+def _is_first(name: str) -> bool:
+    """Whether it is the first subject of a library, or that on another kind of device, and no peer."""
     library, _, variant = name.partition("-")
     first = next((other for other in subjects.TABLE if other.partition("-")[0] == library), name)
-    return name != first and library != "peer" and variant not in ("cuda", "mps")
+    return library != "peer" and (name == first or variant in ("cuda", "mps"))
 
 
 def _order(worker: "Worker") -> int:
