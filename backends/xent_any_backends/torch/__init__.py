@@ -1,0 +1,3 @@
+"""PyTorch."""
+
+from ._backend import BACKEND as BACKEND
