@@ -41,7 +41,7 @@ def test_backends_says_why_one_is_not_usable(capsys, monkeypatch):
         "without_device": EntryPoint("without_device", f"{__name__}:WITHOUT_DEVICE", _backend.GROUP),
         "missing": EntryPoint("missing", "module_that_is_not_there:BACKEND", _backend.GROUP),
     }
-    monkeypatch.setattr(_backend, "_entry_points", lambda: entries)
+    monkeypatch.setattr(_backend, "_ENTRIES", entries)
     assert cli.main(["backends"]) == 0
     output = capsys.readouterr().out
     assert status_of(output, "without_device") == "RuntimeError: no device"

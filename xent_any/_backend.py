@@ -1,20 +1,19 @@
 """What the Array API standard cannot say about a framework, and where it is found."""
 
-import functools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from itertools import product
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
-from ._rows import Array, Arrays, Options
+import array_api_compat
+
+from ._derivatives import RULES
+from ._rows import RESULTS, Array, Arrays, Kernel, Options, pairwise_sum
 
 GROUP = "xent_any.backends"
-
-Kernel: TypeAlias = Callable[[Any, Options, Arrays, Arrays], Arrays]
-"""``kernel(xp, options, rows, shared)`` of `xent_any._rows`."""
 
 
 class Task(NamedTuple):
@@ -34,8 +33,6 @@ class Task(NamedTuple):
         Arrays of shape ``(C,)``, which every block needs whole.
     lead : tuple of int
         The axes that the rows may be cut along.
-    results : tuple of (array, dtype)
-        An array of the shape and layout of each result, and the result's dtype.
     """
 
     kernel: Kernel
@@ -44,11 +41,34 @@ class Task(NamedTuple):
     rows: Arrays
     shared: Arrays
     lead: tuple[int, ...]
-    results: tuple[tuple[Array, Any], ...]
 
     def at_once(self) -> Arrays:
         """Run the kernel on all rows."""
         return self.kernel(self.xp, self.options, self.rows, self.shared)
+
+    def run(self, kernel: Kernel, rows: Arrays) -> Arrays:
+        """Have the backend run another kernel, with the same options, on other rows."""
+        return self.options.backend.run(self._replace(kernel=kernel, rows=rows))
+
+    @property
+    def has_derivative(self) -> bool:
+        """Whether `jvp` and `vjp` know the kernel's derivative; where not, autodiff through the kernel is right."""
+        return self.kernel in RULES
+
+    def jvp(self, tangent: Array) -> tuple[Arrays, Arrays]:
+        """The results, and their derivatives in the direction of `tangent`, of the first of the rows.
+
+        Linear in the tangent for a framework that transposes it.
+        """
+        return RULES[self.kernel].jvp(self, tangent)
+
+    def vjp(self, cotangents: Arrays) -> Array:
+        """The cotangent of the first of the rows, for one of each result; None stands for 0."""
+        return RULES[self.kernel].vjp(self, cotangents)
+
+    def dtypes(self) -> tuple[Any, ...]:
+        """The dtype of each result."""
+        return tuple(self.rows[0].dtype if r.rounded else self.options.dtype for r in RESULTS[self.kernel])
 
     def row_bytes(self) -> int:
         """Bytes of one row of classes, in the precision computed in."""
@@ -65,7 +85,12 @@ class Task(NamedTuple):
         blocks = list(_blocks(self.lead, max(1, block_bytes // self.row_bytes())))
         if len(blocks) == 1:
             return self.at_once()
-        results = tuple(self.xp.empty_like(a, dtype=dtype) for a, dtype in self.results)
+        first = self.rows[0]
+        row = first if first.ndim == len(self.lead) else first[..., 0]
+        results = tuple(
+            self.xp.empty_like(first if result.whole else row, dtype=dtype)
+            for result, dtype in zip(RESULTS[self.kernel], self.dtypes(), strict=True)
+        )
         for block in blocks:
             rows = tuple(None if a is None else a[(*block, ...)] for a in self.rows)
             for result, part in zip(results, self.kernel(self.xp, self.options, rows, self.shared), strict=True):
@@ -100,7 +125,10 @@ class Backend:
     Notes
     -----
     `run` is where a framework that differentiates attaches the analytic derivative: it is handed the kernel (say
-    ``loss``) and its arrays before anything of the logits' size is computed.
+    ``loss``) and its arrays before anything of the logits' size is computed, and `Task.jvp` and `Task.vjp` are the
+    derivatives with respect to the first of them, the logits. They run other kernels on the same backend, so that
+    they can be differentiated in turn. In all other arrays a kernel is linear: there the framework's own autodiff
+    makes no error but rounding.
     """
 
     name: str = "generic"
@@ -112,6 +140,10 @@ class Backend:
     def namespace(self) -> Any:
         """The namespace that its arrays are made with."""
         raise NotImplementedError(f"the adapter {self.name!r} does not make arrays")
+
+    def namespace_of(self, array: Array) -> Any:
+        """The namespace that `array` is computed with; TypeError where it is not an array."""
+        return array_api_compat.array_namespace(array)
 
     def devices(self) -> Sequence[Any]:
         """The devices that arrays can be made on now; raises what the framework raises where there are none."""
@@ -159,6 +191,10 @@ class Backend:
         value = value if isinstance(value, float) else value[..., None]
         return xp.where(self.arange(xp, a, a.shape[-1]) == k[..., None], value, a)
 
+    def sum(self, xp: Any, a: Array) -> Array:
+        """Sum over the last axis with the error of few roundings, however many elements there are."""
+        return pairwise_sum(xp, a)
+
     def may_hold(self, xp: Any, condition: Array) -> bool:
         """Whether `condition` may be true anywhere: true if it cannot be read."""
         return not self.is_readable(condition) or bool(xp.any(condition))
@@ -192,20 +228,28 @@ def _blocks(lead: tuple[int, ...], count: int) -> Iterator[tuple[int | slice, ..
             yield (*outer, slice(start, min(start + step, lead[axis])))
 
 
-@functools.cache
-def _entry_points() -> dict[str, EntryPoint]:
-    return {entry.name: entry for entry in entry_points(group=GROUP)}
+def _importer(entry: EntryPoint) -> Callable[[], Backend]:
+    """What imports an adapter: by an import statement, which compilers that trace Python can follow."""
+    scope: dict[str, Any] = {}
+    exec(f"def load():\n    import {entry.module} as module\n    return module.{entry.attr}", scope)
+    load: Callable[[], Backend] = scope["load"]
+    return load
 
 
-@functools.cache
+_ENTRIES = {entry.name: entry for entry in entry_points(group=GROUP)}
+_IMPORTERS = {name: _importer(entry) for name, entry in _ENTRIES.items()}
+
+
 def backend_of(cls: type) -> Backend:
     """The adapter for arrays of type `cls`, found by the top-level module of it and of its base classes."""
     for base in cls.__mro__:
-        entry = _entry_points().get(base.__module__.partition(".")[0])
-        if entry is not None:
-            backend: Backend = entry.load()
-            return backend
-    return Backend()
+        load = _IMPORTERS.get(base.__module__.partition(".")[0])
+        if load is not None:
+            return load()
+    return GENERIC
+
+
+GENERIC = Backend()
 
 
 @dataclass(frozen=True)
@@ -256,7 +300,7 @@ def backends() -> list[BackendInfo]:
     [True]
     """
     found: dict[str, BackendInfo] = {}
-    for entry in _entry_points().values():
+    for entry in _ENTRIES.values():
         if entry.value not in found:  # two modules may belong to one framework
             found[entry.value] = _probe(entry)
     return sorted(found.values(), key=lambda info: info.name)

@@ -7,11 +7,9 @@ from numbers import Real
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-import array_api_compat
-
 from . import _rows
-from ._backend import Backend, Kernel, Task, backend_of
-from ._rows import INF, NAN, Array, Arrays, Options
+from ._backend import Backend, Task, backend_of
+from ._rows import INF, NAN, Array, Arrays, Kernel, Options
 
 REDUCTIONS = ("none", "mean", "sum")
 LARGEST = math.nextafter(INF, 0.0)
@@ -38,17 +36,16 @@ class Problem(NamedTuple):
     divisor: Array | None  # (), the sum of the weights if that is what the mean divides by
     reduction: str
 
-    def run(self, kernel: Kernel, results: Arrays, *more: Array) -> Arrays:
-        """Run a kernel on the rows and `more`; each result has the shape and dtype of one of `results`."""
-        like = tuple((result, result.dtype) for result in results)
-        task = Task(kernel, self.context.xp, self.options, (*self.rows, *more), self.shared, self.lead, like)
+    def run(self, kernel: Kernel, *more: Array) -> Arrays:
+        """Run a kernel on the rows and `more`."""
+        task = Task(kernel, self.context.xp, self.options, (*self.rows, *more), self.shared, self.lead)
         return self.context.backend.run(task)
 
     def total(self, values: Array) -> Array:
         """Reduce a value of each row, which is scaled already."""
         if self.reduction == "none":
             return values
-        return _rows.pairwise_sum(self.context.xp, self.context.xp.reshape(values, (-1,)))
+        return self.context.backend.sum(self.context.xp, self.context.xp.reshape(values, (-1,)))
 
     def reduce(self, losses: Array) -> Array:
         """Reduce the losses of all rows, which are scaled already; the mean over nothing is NaN."""
@@ -117,16 +114,16 @@ def cross_entropy_problem(
 
     total = None  # each row's share of the divisor, but for its sample weight
     if xp.isdtype(labels.dtype, "integral"):
-        require_shape("labels", labels, shape, f"that of {name} {shape_text(logits.shape)} without axis {axis}")
+        require_shape("labels", labels, shape, "that of {} {} without axis {}", name, logits.shape, axis)
         labels, ignored, wrong = class_indices(context, labels, count, ignore_index)
         weight = weight if ignored is None else xp.where(ignored, 0.0, weight)
         if class_weight is not None and reduction == "mean" and denominator is None:
-            task = Task(_rows.label_weight, xp, options, (labels,), (class_weight,), shape, ((weight, dtype),))
+            task = Task(_rows.label_weight, xp, options, (labels,), (class_weight,), shape)
             (total,) = backend.run(task)
     elif xp.isdtype(labels.dtype, "real floating"):
         require_shape("labels", labels, logits.shape, f"that of {name}, for class probabilities")
         labels = classes_last(xp, labels, axis)
-        task = Task(_rows.label_total, xp, options, (labels,), (class_weight,), shape, ((weight, dtype),))
+        task = Task(_rows.label_total, xp, options, (labels,), (class_weight,), shape)
         (total,) = backend.run(task)
         wrong = xp.isnan(total)
         position = first_true(context, wrong)
@@ -199,7 +196,7 @@ def binary_problem(
     )
 
 
-def transform(kernel: Kernel, x: Array, axis: int, *, keeps_axis: bool, keeps_dtype: bool) -> Array:
+def transform(kernel: Kernel, x: Array, axis: int, *, keeps_axis: bool) -> Array:
     """Run a kernel of one array, with its classes along `axis`."""
     context = one_library({"x": x})
     xp, backend = context
@@ -207,9 +204,7 @@ def transform(kernel: Kernel, x: Array, axis: int, *, keeps_axis: bool, keeps_dt
     axis = class_axis(x, axis, "x")
     options = Options(computed_dtype(xp, x.dtype), backend)
     rows = classes_last(xp, x, axis)
-    like = rows if keeps_axis else rows[..., 0]
-    dtype = x.dtype if keeps_dtype else options.dtype
-    (result,) = backend.run(Task(kernel, xp, options, (rows,), (), rows.shape[:-1], ((like, dtype),)))
+    (result,) = backend.run(Task(kernel, xp, options, (rows,), (), rows.shape[:-1]))
     return classes_back(xp, result, axis) if keeps_axis else result
 
 
@@ -219,7 +214,7 @@ def one_library(arrays: Mapping[str, Array | None]) -> Context:
     found: dict[str, Any] = {}
     for name, array in given.items():
         try:
-            found[name] = array_api_compat.array_namespace(array)
+            found[name] = backend_of(type(array)).namespace_of(array)
         except TypeError:
             got = type(array).__name__
             raise TypeError(f"{name}: expected an array of an Array API library, got {got}") from None
@@ -245,8 +240,10 @@ def require_floating(xp: Any, name: str, array: Array) -> None:
         raise TypeError(f"{name}: expected a real floating dtype, got {dtype_text(array.dtype)}")
 
 
-def require_shape(name: str, array: Array, shape: tuple[int, ...], of: str) -> None:
+def require_shape(name: str, array: Array, shape: tuple[int, ...], of: str, *parts: Any) -> None:
+    """Raise ValueError for another shape than `shape`; `of` says whose it is, with fields for the parts."""
     if array.shape != shape:
+        of = of.format(*(shape_text(part) if isinstance(part, tuple) else part for part in parts))
         raise ValueError(f"{name}: expected shape {shape_text(shape)}, {of}, got {shape_text(array.shape)}")
 
 
@@ -351,7 +348,7 @@ def scaled(
     if denominator is None:
         counted = weight if total is None else weight * total
         counted = counted if wrong is None else xp.where(wrong, 0.0, counted)
-        divisor = _rows.pairwise_sum(xp, xp.reshape(counted, (-1,)))
+        divisor = context.backend.sum(xp, xp.reshape(counted, (-1,)))
         divisor = xp.where(divisor < INF, divisor, NAN)  # or all weights would silently turn to 0
         weight = xp.where(divisor == 0, 0.0, weight / xp.where(divisor == 0, 1.0, divisor))
     elif not isinstance(denominator, float):

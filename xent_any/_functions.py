@@ -132,7 +132,7 @@ def cross_entropy(logits: Array, labels: Array, **options: Unpack[CrossEntropyOp
     1.2419810...e-07
     """
     problem, _ = _check.cross_entropy_problem(logits, labels, **options)
-    (loss,) = problem.run(_rows.loss, (problem.scale,))
+    (loss,) = problem.run(_rows.loss)
     return problem.reduce(loss)
 
 
@@ -174,7 +174,7 @@ def cross_entropy_value_and_grad(
     array([[ 0.25,  0.25, -0.75,  0.25]])
     """
     problem, _ = _check.cross_entropy_problem(logits, labels, **options)
-    loss, grad = problem.run(_rows.loss_and_grad, (problem.scale, problem.rows[0]))
+    loss, grad = problem.run(_rows.loss_and_grad)
     return problem.reduce(loss), problem.restore(grad)
 
 
@@ -213,7 +213,7 @@ def cross_entropy_jvp(
     -0.5
     """
     problem, (tangent,) = _check.cross_entropy_problem(logits, labels, "logits", {"tangent": tangent}, **options)
-    loss, slope = problem.run(_rows.loss_and_jvp, (problem.scale, problem.scale), tangent)
+    loss, slope = problem.run(_rows.loss_and_jvp, tangent)
     return problem.reduce(loss), problem.total(slope)
 
 
@@ -249,7 +249,7 @@ def cross_entropy_hvp(logits: Array, vector: Array, labels: Array, **options: Un
     array([[ 0.25, -0.25]])
     """
     problem, (vector,) = _check.cross_entropy_problem(logits, labels, "logits", {"vector": vector}, **options)
-    (product,) = problem.run(_rows.hvp, (problem.rows[0],), vector)
+    (product,) = problem.run(_rows.hvp, vector)
     return problem.restore(product)
 
 
@@ -304,7 +304,7 @@ def nll_loss(
         reduction=reduction,
         denominator=denominator,
     )
-    (loss,) = problem.run(_rows.nll, (problem.scale,))
+    (loss,) = problem.run(_rows.nll)
     return problem.reduce(loss)
 
 
@@ -339,7 +339,7 @@ def logsumexp(x: Array, axis: int = -1, keepdims: bool = False) -> Array:
     >>> float(xent_any.logsumexp(np.asarray([1000.0, 1000.0])))
     1000.69314718...
     """
-    result = _check.transform(_rows.logsumexp, x, axis, keeps_axis=False, keeps_dtype=False)
+    result = _check.transform(_rows.logsumexp, x, axis, keeps_axis=False)
     if not keepdims:
         return result
     return array_namespace(x).expand_dims(result, axis=operator.index(axis))
@@ -372,7 +372,7 @@ def log_softmax(x: Array, axis: int = -1) -> Array:
     >>> xent_any.log_softmax(np.asarray([0.0, 0.0]))
     array([-0.69314718, -0.69314718])
     """
-    return _check.transform(_rows.log_softmax, x, axis, keeps_axis=True, keeps_dtype=False)
+    return _check.transform(_rows.log_softmax, x, axis, keeps_axis=True)
 
 
 def softmax(x: Array, axis: int = -1) -> Array:
@@ -402,7 +402,7 @@ def softmax(x: Array, axis: int = -1) -> Array:
     >>> xent_any.softmax(np.asarray([0.0, 0.0, -np.inf]))
     array([0.5, 0.5, 0. ])
     """
-    return _check.transform(_rows.softmax, x, axis, keeps_axis=True, keeps_dtype=True)
+    return _check.transform(_rows.softmax, x, axis, keeps_axis=True)
 
 
 def binary_cross_entropy(
@@ -463,7 +463,7 @@ def binary_cross_entropy(
         reduction=reduction,
         denominator=denominator,
     )
-    (loss,) = problem.run(_rows.binary, (problem.scale,))
+    (loss,) = problem.run(_rows.binary)
     return problem.reduce(loss)
 
 
@@ -514,5 +514,5 @@ def binary_cross_entropy_value_and_grad(
         reduction=reduction,
         denominator=denominator,
     )
-    loss, grad = problem.run(_rows.binary_and_grad, (problem.scale, logits))
+    loss, grad = problem.run(_rows.binary_and_grad)
     return problem.reduce(loss), grad

@@ -20,6 +20,7 @@ whole, ``options`` is hashable. It returns a tuple of arrays. A backend may comp
 parallel or attach derivatives to it: see `xent_any.Backend.run`.
 """
 
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
 Array: TypeAlias = Any
@@ -41,7 +42,9 @@ class Primitives(Protocol):
     def top(self, xp: Any, x: Array) -> tuple[Array, Array]: ...
     def pick(self, xp: Any, a: Array, k: Array) -> Array: ...
     def put(self, xp: Any, a: Array, k: Array, value: Array | float, *, owned: bool = False) -> Array: ...
+    def sum(self, xp: Any, a: Array) -> Array: ...
     def may_hold(self, xp: Any, condition: Array) -> bool: ...
+    def run(self, task: Any) -> Arrays: ...
 
 
 class Options(NamedTuple):
@@ -121,7 +124,7 @@ def softmax_state(xp: Any, options: Options, x: Array) -> Softmax:
     far = (m - top > FAR) & (top > -INF)
     base = xp.where(far, top, m)
     e = xp.exp(others - base[..., None])
-    total = pairwise_sum(xp, e)
+    total = options.backend.sum(xp, e)
     root = xp.exp(0.5 * (base - m))
     return Softmax(k, m, e, total, root, far, root * total * root)
 
@@ -137,7 +140,7 @@ def label_total(xp: Any, options: Options, rows: Arrays, shared: Arrays) -> Arra
     (labels,), (w,) = rows, shared
     q = cast(xp, labels, options.dtype)
     valid = (xp.min(q, axis=-1) >= 0) & (xp.max(q, axis=-1) < INF)
-    return (xp.where(valid, pairwise_sum(xp, q if w is None else q * w), NAN),)
+    return (xp.where(valid, options.backend.sum(xp, q if w is None else q * w), NAN),)
 
 
 def target(xp: Any, options: Options, x: Array, labels: Array, w: Array | None) -> Target:
@@ -152,7 +155,7 @@ def target(xp: Any, options: Options, x: Array, labels: Array, w: Array | None) 
         q = q * (1 - options.label_smoothing) + options.label_smoothing / count
     if w is not None:
         q = q * w
-    return Target(None, q, pairwise_sum(xp, q))
+    return Target(None, q, options.backend.sum(xp, q))
 
 
 def masked(xp: Any, options: Options, x: Array, uncounted: Array) -> Array:
@@ -215,7 +218,7 @@ def _forward(xp: Any, options: Options, rows: Arrays, shared: Arrays) -> _Rows:
     if goal.weight is None:
         loss = distance(xp, a * goal.total, state.m, options.backend.pick(xp, x, goal.label))
     else:
-        loss = pairwise_sum(xp, distance(xp, a[..., None] * goal.weight, state.m[..., None], x))
+        loss = options.backend.sum(xp, distance(xp, a[..., None] * goal.weight, state.m[..., None], x))
     loss = loss + state.log1p_times(xp, a * goal.total)
     lse = state.m + xp.log1p(state.s)
     if options.z_loss != 0:
@@ -267,24 +270,33 @@ def loss_and_jvp(xp: Any, options: Options, rows: Arrays, shared: Arrays) -> Arr
     """Rows ``(logits, labels, a, tangent)`` -> loss (*lead), its directional derivative (*lead)."""
     f = _forward(xp, options, rows, shared)
     g = f.uncapped(_gradient(xp, options, f))
-    return f.loss, pairwise_sum(xp, g * _direction(xp, options, f, rows[3]))
+    return f.loss, options.backend.sum(xp, g * _direction(xp, options, f, rows[3]))
 
 
 def hvp(xp: Any, options: Options, rows: Arrays, shared: Arrays) -> Arrays:
     """Rows ``(logits, labels, a, v)`` -> Hessian times v (*lead, C) in the dtype of the logits."""
     f = _forward(xp, options, rows, shared)
-    v = _direction(xp, options, f, rows[3])
+    return (cast(xp, _hessian(xp, options, f, _direction(xp, options, f, rows[3])), rows[0].dtype),)
+
+
+def hessian(xp: Any, options: Options, rows: Arrays, shared: Arrays) -> Arrays:
+    """`hvp`, linear in v to the letter: also in rows of weight 0, where v must be finite."""
+    f = _forward(xp, options, rows, shared)
+    return (cast(xp, _hessian(xp, options, f, cast(xp, rows[3], options.dtype)), rows[0].dtype),)
+
+
+def _hessian(xp: Any, options: Options, f: _Rows, v: Array) -> Array:
     u = f.uncapped(v)
     state, z = f.softmax, options.z_loss
     # Measured from its value at the maximum, then from its mean, twice: neither a confident row, whose mean is nearly
     # that value, nor an outlier at the maximum, far from the mean, loses its digits.
     origin = options.backend.pick(xp, u, state.k)
     centred = u - origin[..., None]
-    total = pairwise_sum(xp, state.e * centred) / (1 + state.s)
+    total = options.backend.sum(xp, state.e * centred) / (1 + state.s)
     shift = state.root * total * state.root
     centred = centred - shift[..., None]
     p = state.exp(xp, options) / (1 + state.s)[..., None]
-    centred = centred - pairwise_sum(xp, p * centred)[..., None]
+    centred = centred - options.backend.sum(xp, p * centred)[..., None]
     scale = f.a / (1 + state.s)
     outer = scale * f.target.total if z == 0 else scale * f.target.total + 2 * (scale * z * f.lse)
     h = state.exp_times(xp, options, outer) * centred
@@ -295,7 +307,7 @@ def hvp(xp: Any, options: Options, rows: Arrays, shared: Arrays) -> Arrays:
         h = h + state.exp_times(xp, options, 2 * (scale * z * (origin + shift)))
     if f.curvature is not None:
         h = f.uncapped(h) + _gradient(xp, options, f) * f.curvature * v
-    return (cast(xp, h, rows[0].dtype),)
+    return h
 
 
 def nll(xp: Any, options: Options, rows: Arrays, shared: Arrays) -> Arrays:
@@ -307,7 +319,7 @@ def nll(xp: Any, options: Options, rows: Arrays, shared: Arrays) -> Arrays:
     zero = xp.where(xp.isfinite(xp.max(x, axis=-1)), xp.zeros_like(a), NAN)
     if goal.weight is None:
         return (distance(xp, a * goal.total, zero, options.backend.pick(xp, x, goal.label)),)
-    return (pairwise_sum(xp, distance(xp, a[..., None] * goal.weight, zero[..., None], x)),)
+    return (options.backend.sum(xp, distance(xp, a[..., None] * goal.weight, zero[..., None], x)),)
 
 
 def logsumexp(xp: Any, options: Options, rows: Arrays, shared: Arrays) -> Arrays:
@@ -358,3 +370,32 @@ def _binary(xp: Any, options: Options, rows: Arrays) -> Arrays:
     below = xp.where((no == 0) & (x == INF), 0.0, xp.where(right, x, 0.0) + log1p)
     above = xp.where((yes == 0) & (x == -INF), 0.0, xp.where(right, 0.0, -x) + log1p)
     return no * below + yes * above, x, t, no, yes
+
+
+Kernel: TypeAlias = Callable[[Any, Options, Arrays, Arrays], Arrays]
+"""``kernel(xp, options, rows, shared)``."""
+
+
+class Result(NamedTuple):
+    """What one result of a kernel is like."""
+
+    whole: bool = False  # of the shape of the first of the rows; otherwise (*lead)
+    rounded: bool = False  # to the dtype of the first of the rows; otherwise in the precision computed in
+
+
+RESULTS: Mapping[Kernel, tuple[Result, ...]] = {
+    label_weight: (Result(),),
+    label_total: (Result(),),
+    loss: (Result(),),
+    loss_and_grad: (Result(), Result(whole=True, rounded=True)),
+    loss_and_jvp: (Result(), Result()),
+    hvp: (Result(whole=True, rounded=True),),
+    hessian: (Result(whole=True, rounded=True),),
+    nll: (Result(),),
+    logsumexp: (Result(),),
+    log_softmax: (Result(whole=True),),
+    softmax: (Result(whole=True, rounded=True),),
+    binary: (Result(whole=True),),
+    binary_and_grad: (Result(whole=True), Result(whole=True, rounded=True)),
+}
+"""What each kernel returns."""

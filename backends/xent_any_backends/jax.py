@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.custom_derivatives import SymbolicZero
 
 from xent_any import Backend, Task
 
@@ -56,11 +57,49 @@ class JAX(Backend):
 
     def run(self, task: Task) -> tuple[Any, ...]:
         arrays = [a for a in (*task.rows, *task.shared) if a is not None]
-        if any(isinstance(a, jax.core.Tracer) or len(a.devices()) > 1 for a in arrays):
-            return task.at_once()  # who traces, compiles or differentiates; shards stay where they are
+        if any(isinstance(a, jax.core.Tracer) for a in arrays):  # who compiles, maps or differentiates
+            if not task.has_derivative:
+                return task.at_once()
+            return tuple(_with_derivative(task._replace(rows=(), shared=()), task.rows, task.shared))
+        if any(len(a.devices()) > 1 for a in arrays):
+            return task.at_once()  # shards stay where they are
         count = max(1, min(math.prod(task.lead), self.block_bytes // task.row_bytes()))
-        dtypes = tuple(np.dtype(dtype) for _, dtype in task.results)
-        return tuple(_compiled(task.kernel, task.options, task.rows, task.shared, task.lead, dtypes, count))
+        return tuple(_compiled(task.kernel, task.options, task.rows, task.shared, task.lead, task.dtypes(), count))
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+@functools.partial(jax.jit, static_argnums=0)
+def _with_derivative(empty: Task, rows: Any, shared: Any) -> Any:
+    """A task's results, with the analytic derivative with respect to the first array and JAX's own in the others."""
+    return empty._replace(rows=rows, shared=shared).at_once()
+
+
+@functools.partial(_with_derivative.defjvp, symbolic_zeros=True)
+def _derivative(empty: Task, primals: Any, tangents: Any) -> Any:
+    (rows, shared), ((first, *other_rows), other_shared) = primals, tangents
+    terms = []
+    if isinstance(first, SymbolicZero):
+        results = _with_derivative(empty, rows, shared)
+    else:
+        results, term = _along_first(empty, rows, shared, first)
+        terms.append(term)
+    arrays, others = [*rows, *shared], [None, *other_rows, *other_shared]
+    which = [i for i, t in enumerate(others) if not (t is None or isinstance(t, SymbolicZero))]
+    if which:
+
+        def linear(*given: Any) -> Any:
+            filled = dict(enumerate(arrays)) | dict(zip(which, given, strict=True))
+            values = tuple(filled.values())
+            return empty._replace(rows=values[: len(rows)], shared=values[len(rows) :]).at_once()
+
+        terms.append(jax.jvp(linear, [arrays[i] for i in which], [others[i] for i in which])[1])
+    return results, tuple(map(sum, zip(*terms, strict=True)))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+@functools.partial(jax.checkpoint, static_argnums=0)  # or the gradient, perhaps in twice the bits, would be kept
+def _along_first(empty: Task, rows: Any, shared: Any, tangent: Any) -> Any:
+    return empty._replace(rows=tuple(rows), shared=tuple(shared)).jvp(tangent)
 
 
 @functools.partial(jax.jit, static_argnames=("kernel", "options", "lead", "dtypes", "count"))
@@ -84,7 +123,7 @@ def _compiled(kernel: Any, options: Any, rows: Any, shared: Any, lead: Any, dtyp
 
     empty = [jnp.empty((total, *part.shape[1:]), part.dtype) for part in jax.eval_shape(block, 0)]
     results = lax.fori_loop(0, -(-total // count), step, empty)
-    return [r.view(dtype).reshape(*lead, *r.shape[1:]) for r, dtype in zip(results, dtypes, strict=True)]
+    return [r.view(np.dtype(dtype)).reshape(*lead, *r.shape[1:]) for r, dtype in zip(results, dtypes, strict=True)]
 
 
 def _packed(array: Any) -> Any:

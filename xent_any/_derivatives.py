@@ -1,0 +1,133 @@
+"""The derivatives of the kernels with respect to the first of their rows, in terms of other kernels.
+
+They are what `xent_any.Backend.run` attaches to a framework's autodiff. Each runs its kernels on the same backend,
+which attaches their derivatives in turn: ``loss`` leads to ``loss_and_grad``, that to ``hessian``. A kernel without a
+rule is linear in its first rows, or a third derivative: autodiff through the kernel itself is right for it.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from . import _rows
+from ._rows import INF, Array, Arrays, Kernel
+
+
+class Rule(NamedTuple):
+    """The derivative of one kernel, given a `xent_any.Task` of it."""
+
+    jvp: Callable[[Any, Array], tuple[Arrays, Arrays]]
+    vjp: Callable[[Any, Arrays], Array]
+
+
+def _times(task: Any, a: Array, c: Array) -> Array:
+    """The scale of a row times its cotangent; 0 for an ignored row, also where the cotangent is not finite."""
+    return a * task.xp.where((a == 0) & ~task.xp.isfinite(c), 0.0, c)
+
+
+def _dot(task: Any, g: Array, t: Array) -> Array:
+    """The sum over the classes of ``g t``; a component of 0 adds 0, whatever the tangent is."""
+    xp = task.xp
+    return task.options.backend.sum(xp, xp.where(g == 0, 0.0, g * _rows.cast(xp, t, g.dtype)))
+
+
+def _precise(task: Any) -> Array:
+    """The first of the rows in the precision computed in, in which the results then are as well."""
+    return _rows.cast(task.xp, task.rows[0], task.options.dtype)
+
+
+def _loss_jvp(task: Any, t: Array) -> tuple[Arrays, Arrays]:
+    loss, g = task.run(_rows.loss_and_grad, (_precise(task), *task.rows[1:3]))
+    return (loss,), (_dot(task, g, t),)
+
+
+def _loss_vjp(task: Any, cotangents: Arrays) -> Array:
+    x, labels, a = task.rows[:3]
+    return task.run(_rows.loss_and_grad, (x, labels, _times(task, a, cotangents[0])))[1]
+
+
+def _gradient_jvp(task: Any, t: Array) -> tuple[Arrays, Arrays]:
+    _, (slope,) = _loss_jvp(task, t)
+    return task.run(_rows.loss_and_grad, task.rows), (slope, *task.run(_rows.hessian, (*task.rows, t)))
+
+
+def _gradient_vjp(task: Any, cotangents: Arrays) -> Array:
+    c, v = cotangents
+    if v is None:
+        return _loss_vjp(task, (c,))
+    (product,) = task.run(_rows.hessian, (*task.rows, v))
+    return product if c is None else product + _loss_vjp(task, (c,))
+
+
+def _slope_jvp(task: Any, t: Array) -> tuple[Arrays, Arrays]:
+    _, labels, a, direction = task.rows
+    _, (slope,) = _loss_jvp(task, t)
+    (product,) = task.run(_rows.hvp, (_precise(task), labels, a, direction))
+    return task.run(_rows.loss_and_jvp, task.rows), (slope, _dot(task, product, t))
+
+
+def _slope_vjp(task: Any, cotangents: Arrays) -> Array:
+    x, labels, a, direction = task.rows
+    c, d = cotangents
+    if d is None:
+        return _loss_vjp(task, (c,))
+    (product,) = task.run(_rows.hvp, (x, labels, _times(task, a, d), direction))
+    return product if c is None else product + _loss_vjp(task, (c,))
+
+
+def _probabilities(task: Any) -> tuple[Array, Array]:
+    x = _precise(task)
+    return x, task.run(_rows.softmax, (x,))[0]
+
+
+def _logsumexp_jvp(task: Any, t: Array) -> tuple[Arrays, Arrays]:
+    x, p = _probabilities(task)
+    return task.run(_rows.logsumexp, task.rows), (_dot(task, task.xp.where(x == -INF, 0.0, p), t),)
+
+
+def _logsumexp_vjp(task: Any, cotangents: Arrays) -> Array:
+    x, p = _probabilities(task)
+    g = task.xp.where(x == -INF, 0.0, p) * cotangents[0][..., None]
+    return _rows.cast(task.xp, g, task.rows[0].dtype)
+
+
+def _log_softmax_jvp(task: Any, t: Array) -> tuple[Arrays, Arrays]:
+    _, p = _probabilities(task)
+    t = _rows.cast(task.xp, t, p.dtype)
+    return task.run(_rows.log_softmax, task.rows), (t - _dot(task, p, t)[..., None],)
+
+
+def _log_softmax_vjp(task: Any, cotangents: Arrays) -> Array:
+    (v,) = cotangents
+    _, p = _probabilities(task)
+    return _rows.cast(task.xp, v - p * task.options.backend.sum(task.xp, v)[..., None], task.rows[0].dtype)
+
+
+def _softmax_jvp(task: Any, t: Array) -> tuple[Arrays, Arrays]:
+    return task.run(_rows.softmax, task.rows), (_softmax_vjp(task, (t,)),)
+
+
+def _softmax_vjp(task: Any, cotangents: Arrays) -> Array:
+    _, p = _probabilities(task)
+    v = _rows.cast(task.xp, cotangents[0], p.dtype)
+    return _rows.cast(task.xp, p * (v - _dot(task, p, v)[..., None]), task.rows[0].dtype)
+
+
+def _binary_jvp(task: Any, t: Array) -> tuple[Arrays, Arrays]:
+    loss, g = task.run(_rows.binary_and_grad, (_precise(task), *task.rows[1:]))
+    return (loss,), (task.xp.where(g == 0, 0.0, g * _rows.cast(task.xp, t, g.dtype)),)
+
+
+def _binary_vjp(task: Any, cotangents: Arrays) -> Array:
+    *rows, a = task.rows
+    return task.run(_rows.binary_and_grad, (*rows, _times(task, a, cotangents[0])))[1]
+
+
+RULES: Mapping[Kernel, Rule] = {
+    _rows.loss: Rule(_loss_jvp, _loss_vjp),
+    _rows.loss_and_grad: Rule(_gradient_jvp, _gradient_vjp),
+    _rows.loss_and_jvp: Rule(_slope_jvp, _slope_vjp),
+    _rows.logsumexp: Rule(_logsumexp_jvp, _logsumexp_vjp),
+    _rows.log_softmax: Rule(_log_softmax_jvp, _log_softmax_vjp),
+    _rows.softmax: Rule(_softmax_jvp, _softmax_vjp),
+    _rows.binary: Rule(_binary_jvp, _binary_vjp),
+}
