@@ -3,10 +3,10 @@
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import EntryPoint, entry_points
 from itertools import product
-from typing import Any, NamedTuple
+from typing import Any
 
 import array_api_compat
 
@@ -16,7 +16,8 @@ from ._rows import RESULTS, Array, Arrays, Kernel, Options, pairwise_sum
 GROUP = "xent_any.backends"
 
 
-class Task(NamedTuple):
+@dataclass(frozen=True)
+class Task:
     """A kernel of `xent_any._rows` and the arrays to run it on.
 
     Attributes
@@ -48,7 +49,32 @@ class Task(NamedTuple):
 
     def run(self, kernel: Kernel, rows: Arrays) -> Arrays:
         """Have the backend run another kernel, with the same options, on other rows."""
-        return self.options.backend.run(self._replace(kernel=kernel, rows=rows))
+        return self.options.backend.run(replace(self, kernel=kernel, rows=rows))
+
+    @property
+    def arrays(self) -> Arrays:
+        """All arrays, and None for those that the problem does not have."""
+        return (*self.rows, *self.shared)
+
+    def filled(self, arrays: Sequence[Array | None]) -> "Task":
+        """The same task with other `arrays`."""
+        count = len(self.rows)
+        return replace(self, rows=tuple(arrays[:count]), shared=tuple(arrays[count:]))
+
+    def emptied(self) -> "Task":
+        """The same task without its arrays, to be `filled` again; hashable."""
+        return self.filled((None,) * len(self.arrays))
+
+    def partial(self, positions: Sequence[int]) -> Callable[..., Arrays]:
+        """The kernel as a function of the arrays at `positions`."""
+
+        def function(*values: Array) -> Arrays:
+            arrays = list(self.arrays)
+            for i, value in zip(positions, values, strict=True):
+                arrays[i] = value
+            return self.filled(arrays).at_once()
+
+        return function
 
     @property
     def has_derivative(self) -> bool:

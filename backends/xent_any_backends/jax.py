@@ -56,11 +56,11 @@ class JAX(Backend):
         return not isinstance(array, jax.core.Tracer) and all(d.platform == "cpu" for d in array.devices())
 
     def run(self, task: Task) -> tuple[Any, ...]:
-        arrays = [a for a in (*task.rows, *task.shared) if a is not None]
+        arrays = [a for a in task.arrays if a is not None]
         if any(isinstance(a, jax.core.Tracer) for a in arrays):  # who compiles, maps or differentiates
             if not task.has_derivative:
                 return task.at_once()
-            return tuple(_with_derivative(task._replace(rows=(), shared=()), task.rows, task.shared))
+            return tuple(_with_derivative(task.emptied(), task.arrays))
         if any(len(a.devices()) > 1 for a in arrays):
             return task.at_once()  # shards stay where they are
         count = max(1, min(math.prod(task.lead), self.block_bytes // task.row_bytes()))
@@ -69,37 +69,31 @@ class JAX(Backend):
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
 @functools.partial(jax.jit, static_argnums=0)
-def _with_derivative(empty: Task, rows: Any, shared: Any) -> Any:
-    """A task's results, with the analytic derivative with respect to the first array and JAX's own in the others."""
-    return empty._replace(rows=rows, shared=shared).at_once()
+def _with_derivative(empty: Task, arrays: Any) -> Any:
+    """A task's results, with the analytic derivative in the first array and JAX's own in the others."""
+    return empty.filled(arrays).at_once()
 
 
 @functools.partial(_with_derivative.defjvp, symbolic_zeros=True)
 def _derivative(empty: Task, primals: Any, tangents: Any) -> Any:
-    (rows, shared), ((first, *other_rows), other_shared) = primals, tangents
+    (arrays,), (along,) = primals, tangents
     terms = []
-    if isinstance(first, SymbolicZero):
-        results = _with_derivative(empty, rows, shared)
+    if isinstance(along[0], SymbolicZero):
+        results = _with_derivative(empty, arrays)
     else:
-        results, term = _along_first(empty, rows, shared, first)
+        results, term = _along_first(empty, arrays, along[0])
         terms.append(term)
-    arrays, others = [*rows, *shared], [None, *other_rows, *other_shared]
-    which = [i for i, t in enumerate(others) if not (t is None or isinstance(t, SymbolicZero))]
-    if which:
-
-        def linear(*given: Any) -> Any:
-            filled = dict(enumerate(arrays)) | dict(zip(which, given, strict=True))
-            values = tuple(filled.values())
-            return empty._replace(rows=values[: len(rows)], shared=values[len(rows) :]).at_once()
-
-        terms.append(jax.jvp(linear, [arrays[i] for i in which], [others[i] for i in which])[1])
+    others = [i for i, t in enumerate(along) if i and not (t is None or isinstance(t, SymbolicZero))]
+    if others:
+        linear = empty.filled(arrays).partial(others)
+        terms.append(jax.jvp(linear, [arrays[i] for i in others], [along[i] for i in others])[1])
     return results, tuple(map(sum, zip(*terms, strict=True)))
 
 
 @functools.partial(jax.jit, static_argnums=0)
 @functools.partial(jax.checkpoint, static_argnums=0)  # or the gradient, perhaps in twice the bits, would be kept
-def _along_first(empty: Task, rows: Any, shared: Any, tangent: Any) -> Any:
-    return empty._replace(rows=tuple(rows), shared=tuple(shared)).jvp(tangent)
+def _along_first(empty: Task, arrays: Any, tangent: Any) -> Any:
+    return empty.filled(arrays).jvp(tangent)
 
 
 @functools.partial(jax.jit, static_argnames=("kernel", "options", "lead", "dtypes", "count"))

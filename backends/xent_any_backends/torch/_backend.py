@@ -1,6 +1,7 @@
 """How PyTorch runs the kernels, and where their derivatives are attached to its autograd."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -71,20 +72,20 @@ class Torch(Backend):
     def run(self, task: Task) -> tuple[Any, ...]:
         if not task.lead:  # one row becomes a batch of one: forward mode gives numbers of no dimensions another dtype
             rows = tuple(None if a is None else a.unsqueeze(0) for a in task.rows)
-            return tuple(r.squeeze(0) for r in self.run(task._replace(rows=rows, lead=(1,))))
-        arrays = [a for a in (*task.rows, *task.shared) if a is not None]
+            return tuple(r.squeeze(0) for r in self.run(replace(task, rows=rows, lead=(1,))))
+        arrays = [a for a in task.arrays if a is not None]
         if not any(map(_may_differentiate, arrays)):
             return self.compute(task)
         if not task.has_derivative or _forward_levels() > 1:
             return task.at_once()
         function = _Compiled if torch.compiler.is_compiling() else _Eager
-        a, b, c, d, e = (*task.rows, *task.shared, *(None,) * 5)[:5]  # Dynamo cannot bind *arrays
-        results: tuple[Any, ...] = function.apply(_Form(task), a, b, c, d, e)  # type: ignore[no-untyped-call]
+        a, b, c, d, e = (*task.arrays, *(None,) * 5)[:5]  # Dynamo cannot bind *arrays
+        results: tuple[Any, ...] = function.apply(task.emptied(), a, b, c, d, e)  # type: ignore[no-untyped-call]
         return results
 
     def compute(self, task: Task) -> tuple[Any, ...]:
         """Run the task with no derivative attached, in blocks where there are values."""
-        arrays = (a for a in (*task.rows, *task.shared) if a is not None)
+        arrays = (a for a in task.arrays if a is not None)
         return super().run(task) if all(map(self._is_plain, arrays)) else task.at_once()
 
     def _is_plain(self, array: Any) -> bool:
@@ -117,30 +118,6 @@ def _forward_levels() -> int:
     return sum(interpreter.key() == TransformType.Jvp for interpreter in get_interpreter_stack() or ())
 
 
-class _Form:
-    """A task without its arrays; not a tuple, which transforms would take apart."""
-
-    def __init__(self, task: Task) -> None:
-        self.empty = task._replace(rows=(None,) * len(task.rows), shared=(None,) * len(task.shared))
-
-    def task(self, arrays: Sequence[Any]) -> Task:
-        count = len(self.empty.rows)
-        return self.empty._replace(
-            rows=tuple(arrays[:count]), shared=tuple(arrays[count : count + len(self.empty.shared)])
-        )
-
-    def partial(self, arrays: Sequence[Any], positions: list[int]) -> Callable[..., Any]:
-        """The kernel as a function of the arrays at `positions`, in which it is linear."""
-
-        def function(*given: Any) -> Any:
-            filled = list(arrays)
-            for i, array in zip(positions, given, strict=True):
-                filled[i] = array
-            return self.task(filled).at_once()
-
-        return function
-
-
 class _Compiled(torch.autograd.Function):
     """A kernel with its analytic derivative with respect to the first array, and autograd's in the others.
 
@@ -150,12 +127,12 @@ class _Compiled(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(form: _Form, a: Any, b: Any, c: Any, d: Any, e: Any) -> Any:
-        return form.task((a, b, c, d, e)).at_once()
+    def forward(empty: Task, a: Any, b: Any, c: Any, d: Any, e: Any) -> Any:
+        return _filled(empty, (a, b, c, d, e)).at_once()
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        ctx.form, *arrays = inputs
+        ctx.empty, *arrays = inputs
         ctx.save_for_backward(*arrays)
         ctx.set_materialize_grads(False)
 
@@ -164,12 +141,12 @@ class _Compiled(torch.autograd.Function):
         arrays = ctx.saved_tensors
         found = [None] * len(arrays)
         if any(c is not None for c in cotangents):
-            task = ctx.form.task(arrays)
+            task = _filled(ctx.empty, arrays)
             if ctx.needs_input_grad[1]:
                 found[0] = task.vjp(cotangents)
             others = [i for i in range(1, len(arrays)) if ctx.needs_input_grad[i + 1]]
             if others:
-                results, pull = _vjp(ctx.form.partial(arrays, others), *(arrays[i] for i in others))
+                results, pull = _vjp(task.partial(others), *(arrays[i] for i in others))
                 whole = (torch.zeros_like(r) if c is None else c for r, c in zip(results, cotangents, strict=True))
                 for i, cotangent in zip(others, pull(tuple(whole)), strict=True):
                     found[i] = cotangent
@@ -180,8 +157,8 @@ class _Eager(_Compiled):
     """With forward mode, and blocks of rows."""
 
     @staticmethod
-    def forward(form: _Form, a: Any, b: Any, c: Any, d: Any, e: Any) -> Any:
-        return BACKEND.compute(form.task((a, b, c, d, e)))
+    def forward(empty: Task, a: Any, b: Any, c: Any, d: Any, e: Any) -> Any:
+        return BACKEND.compute(_filled(empty, (a, b, c, d, e)))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
@@ -192,16 +169,20 @@ class _Eager(_Compiled):
     def jvp(ctx: Any, *inputs: Any) -> Any:
         tangents = inputs[1:]
         arrays = ctx.saved_tensors
-        task = ctx.form.task(arrays)
+        task = _filled(ctx.empty, arrays)
         found = None if tangents[0] is None else task.jvp(tangents[0])[1]
         others = [i for i in range(1, len(arrays)) if tangents[i] is not None]
         if others:
             # Forward mode does not nest here: transposing the transpose is the same.
-            results, pull = _vjp(ctx.form.partial(arrays, others), *(arrays[i] for i in others))
+            results, pull = _vjp(task.partial(others), *(arrays[i] for i in others))
             _, push = _vjp(pull, tuple(map(torch.zeros_like, results)))
             (more,) = push(tuple(tangents[i] for i in others))
             found = more if found is None else tuple(map(torch.add, found, more))
         return found
+
+
+def _filled(empty: Task, arrays: Sequence[Any]) -> Task:
+    return empty.filled(arrays[: len(empty.arrays)])
 
 
 BACKEND = Torch()
