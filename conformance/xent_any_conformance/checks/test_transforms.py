@@ -52,8 +52,8 @@ def convert(subject: Subject, dtype: str, options: Any) -> dict[str, Any]:
 def assert_near(subject: Subject, found: Any, expected: Any) -> None:
     """Equal up to rounding.
 
-    Absolute, because derivatives through the generic code cancel at the label of a row that it wins: relative to the
-    largest component, and 64 units for the distances from the maximum, as in the checks of the gradient.
+    Relative to the largest component, because a library's own autodiff, in the labels and weights, may cancel in
+    small ones; and 64 units for the distances from the maximum, as in the checks of the gradient.
     """
     found = subject.numpy(found)
     assert found.shape == expected.shape

@@ -241,6 +241,26 @@ def judge_derivatives(subject: Subject, measure: Any, case: cases.Case) -> None:
 
 
 @check(
+    "truth.autodiff",
+    "Differentiated by its framework, the loss gives the gradient, and that the Hessian, with all digits.",
+    source=ACCURACY,
+)
+@pytest.mark.parametrize("name", rarely(["confident", "not-the-label", "smoothing", "z-loss"], but=("confident",)))
+@pytest.mark.parametrize("dtype", rarely(DTYPES, but=("float32",)))
+def test_autodiff(subject: Subject, measure, dtype, name):
+    require(subject, dtype)
+    transforms = subject.backend.transforms
+    if "grad" not in transforms or "jvp" not in transforms:
+        pytest.skip("declares no grad and jvp")
+    case = (cases.plain(dtype, "index") | cases.with_options(dtype, "index"))[name]
+    x, v, labels = subject(case.x, dtype), subject(case.direction, dtype), subject(case.labels)
+    options = options_of(subject, case) | {"reduction": "none"}
+    slope = transforms["grad"](lambda a: subject.xp.sum(subject.functions.cross_entropy(a, labels, **options)))
+    product = transforms["jvp"](slope, x, v)
+    judge(measure, dtype, {"grad": subject.numpy(slope(x)), "product": subject.numpy(product)}, case)
+
+
+@check(
     "truth.half-precision",
     "Half precision is computed in float32: the loss is float32's, the gradient float32's rounded once.",
     source="docs/contract.md, Dtypes, devices, arrays",
