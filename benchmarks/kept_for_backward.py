@@ -16,13 +16,12 @@ from typing import Any
 from unittest.mock import patch
 
 import jax
-import jax.numpy as jnp
 import optax
 import torch
-import xent_any_backends.jax
-import xent_any_backends.torch
 
 import xent_any
+import xent_any_backends.jax
+import xent_any_backends.torch
 
 N, C = 4096, 1000
 DTYPES = ("float32", "bfloat16")
@@ -118,7 +117,7 @@ def main() -> None:
         "rows": rows,
     }
     Path(sys.argv[1]).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    print(table(rows))
+    sys.stdout.write(table(rows) + "\n")
 
 
 if __name__ == "__main__":

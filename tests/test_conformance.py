@@ -188,10 +188,21 @@ def test_records_are_of_full_runs(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_support_table_is_made_from_the_records():
-    kept = records.read(HERE.parent / "conformance" / "records")
-    assert kept
-    assert (HERE.parent / "docs" / "support.md").read_text(encoding="utf-8") == records.support(kept)
+def test_the_tables_of_the_documentation_are_made_from_the_records(tmp_path):
+    for name in ("support.md", "differentiation.md"):
+        shutil.copy(HERE.parent / "docs" / name, tmp_path)
+    records.main(HERE.parent / "conformance" / "records", tmp_path)
+    for path in tmp_path.iterdir():
+        made = path.read_text(encoding="utf-8")
+        assert "| `torch` |" in made
+        assert (HERE.parent / "docs" / path.name).read_text(encoding="utf-8") == made
+
+
+def test_the_table_of_bytes_kept_is_the_record():
+    record = json.loads((HERE.parent / "benchmarks" / "records" / "kept_for_backward.json").read_text(encoding="utf-8"))
+    page = (HERE.parent / "docs" / "differentiation.md").read_text(encoding="utf-8")
+    for row in record["rows"]:
+        assert f"| {' | '.join(v if isinstance(v, str) else f'{v:.3f}' for v in row.values())} |" in page
 
 
 @pytest.mark.parametrize("name", subjects.TABLE)

@@ -1,6 +1,6 @@
-"""What a run proved of each subject, as files, and the table of the documentation that is made from them.
+"""What a run proved of each subject, as files, and the tables of the documentation that are made from them.
 
-``python -m xent_any_conformance.records conformance/records > docs/support.md`` makes the table.
+``python -m xent_any_conformance.records conformance/records docs`` writes them, into support.md and differentiation.md.
 """
 
 import json
@@ -21,6 +21,7 @@ through. *Checks*: passed, and declared deviations, which are listed below. *Err
 share of what is [promised](contract.md#accuracy) in float32 and float64.
 
 """
+BEGIN, END = "<!-- made from the records -->\n", "<!-- until here -->\n"
 COLUMNS = ("subject", "library", "device", "dtypes", "wrong labels", "transforms", "checks", "error")
 
 
@@ -41,9 +42,21 @@ def record(run: dict[str, Any], subject: dict[str, Any]) -> dict[str, Any]:
             family: dict(Counter(r["outcome"] for r in results if r["id"].startswith(f"{family}.")))
             for family in sorted(families)
         },
+        "derivatives": _derivatives(results),
         "skips": dict(Counter(r["reason"] for r in results if r["outcome"] == "skipped")),
         "worst share of the promised error": errors,
     }
+
+
+def _derivatives(results: Sequence[dict[str, Any]]) -> dict[str, str]:
+    """What holds for program transformations: the statement of each check, and its worst outcome."""
+    worst = ("skipped", "passed", "deviates", "failed")
+    found: dict[str, str] = {}
+    for result in results:
+        if result["id"].startswith(("transforms.", "truth.autodiff")):
+            outcomes = (result["outcome"], found.get(result["statement"], worst[0]))
+            found[result["statement"]] = max(outcomes, key=worst.index)
+    return found
 
 
 def write(run: dict[str, Any], folder: Path) -> None:
@@ -83,6 +96,22 @@ def support(records: Sequence[dict[str, Any]]) -> str:
     return f"{HEAD}{table}\n\n## Deviations\n\n" + "\n".join(deviations or ["None."]) + "\n"
 
 
+def differentiation(records: Sequence[dict[str, Any]]) -> str:
+    """The table of what works in a library that differentiates, in Markdown: a column for the first of its subjects."""
+    first: dict[str, dict[str, Any]] = {}
+    for entry in records:
+        if "grad" in entry["subject"]["transforms"] and entry["subject"]["has_values"]:
+            first.setdefault(entry["subject"]["library"], entry)
+    signs = {"passed": "yes", "deviates": "deviates", "failed": "**no**", "skipped": "-"}
+    rows = [["", *(f"`{entry['subject']['name']}`" for entry in first.values())], ["---"] * (len(first) + 1)]
+    statements = dict.fromkeys(statement for entry in first.values() for statement in entry["derivatives"])
+    for statement in statements:
+        signs_of = [signs[entry["derivatives"].get(statement, "skipped")] for entry in first.values()]
+        if set(signs_of) != {"-"}:
+            rows.append([statement, *signs_of])
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+
+
 def read(folder: Path) -> list[dict[str, Any]]:
     """The records in a folder, in the order of our subjects, then by name; peers certify nothing and are left out."""
     found = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))]
@@ -91,5 +120,17 @@ def read(folder: Path) -> list[dict[str, Any]]:
     return sorted(certified, key=lambda entry: order.get(entry["subject"]["name"], len(order)))
 
 
+def main(folder: Path, docs: Path) -> None:
+    """Write the tables."""
+    records = read(folder)
+    (docs / "support.md").write_text(support(records), encoding="utf-8")
+    page = (docs / "differentiation.md").read_text(encoding="utf-8")
+    before, _, rest = page.partition(BEGIN)
+    after = rest.partition(END)[2]
+    (docs / "differentiation.md").write_text(
+        f"{before}{BEGIN}\n{differentiation(records)}\n{END}{after}", encoding="utf-8"
+    )
+
+
 if __name__ == "__main__":
-    sys.stdout.write(support(read(Path(sys.argv[1]))))
+    main(*map(Path, sys.argv[1:3]))
