@@ -1,3 +1,27 @@
-"""PyTorch."""
+"""PyTorch: the adapter, and drop-in replacements for PyTorch's own functions and modules.
+
+The replacements take PyTorch's signatures to the letter and give PyTorch's answers, computed by `xent_any`; each
+docstring says where they differ.
+"""
 
 from ._backend import BACKEND as BACKEND
+from ._functional import binary_cross_entropy_with_logits as binary_cross_entropy_with_logits
+from ._functional import cross_entropy as cross_entropy
+from ._functional import log_softmax as log_softmax
+from ._functional import nll_loss as nll_loss
+from ._functional import softmax as softmax
+from ._modules import BCEWithLogitsLoss as BCEWithLogitsLoss
+from ._modules import CrossEntropyLoss as CrossEntropyLoss
+from ._modules import NLLLoss as NLLLoss
+
+__all__ = [
+    "BACKEND",
+    "BCEWithLogitsLoss",
+    "CrossEntropyLoss",
+    "NLLLoss",
+    "binary_cross_entropy_with_logits",
+    "cross_entropy",
+    "log_softmax",
+    "nll_loss",
+    "softmax",
+]

@@ -1,0 +1,478 @@
+"""The functions of `torch.nn.functional` that are about cross-entropy, computed by `xent_any`.
+
+Each maps PyTorch's arguments to the core's, calls it once and returns the dtype that PyTorch returns. Arguments that do
+not fit together are handed to PyTorch's own function, which says what is wrong in its own words. What it does answer of
+them is nothing that the core computes: no classes, the softmax of a number, nested tensors, complex binary targets.
+"""
+
+import functools
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import torch
+import torch.nn.functional as F  # noqa: N812  (the name that everybody knows it by)
+from torch import Tensor
+from torch.nn import _reduction
+from torch.overrides import handle_torch_function, has_torch_function
+
+import xent_any
+from xent_any._functions import Reduction
+
+from ._backend import BACKEND
+
+_HALF = (torch.float16, torch.bfloat16)
+_FLOATING = (*_HALF, torch.float32, torch.float64)
+_REDUCTIONS: Sequence[Reduction] = ("none", "mean", "sum")  # each at PyTorch's number for it
+_softmax_dim: Callable[[str, int, int], int] = F._get_softmax_dim  # type: ignore[attr-defined]  # not in its stubs
+
+
+_Function = TypeVar("_Function", bound=Callable[..., Tensor])
+
+
+def _overridable(function: _Function) -> _Function:
+    """Hand over to arguments that define ``__torch_function__``, as PyTorch's functions do: subclasses, proxies, ..."""
+
+    @functools.wraps(function)
+    def public(*args: Any, **kwargs: Any) -> Any:
+        given = (*args, *kwargs.values())
+        if has_torch_function(given):
+            return handle_torch_function(public, given, *args, **kwargs)
+        return function(*args, **kwargs)
+
+    return public  # type: ignore[return-value]  # of the same signature
+
+
+@_overridable
+def cross_entropy(
+    input: Tensor,  # noqa: A002  (PyTorch's name, as in the functions below)
+    target: Tensor,
+    weight: Tensor | None = None,
+    size_average: bool | None = None,
+    ignore_index: int = -100,
+    reduce: bool | None = None,
+    reduction: str = "mean",
+    label_smoothing: float = 0.0,
+    *,
+    sample_weight: Tensor | None = None,
+) -> Tensor:
+    """`torch.nn.functional.cross_entropy` with the accuracy of `xent_any.cross_entropy`.
+
+    Parameters
+    ----------
+    input : Tensor of float16, bfloat16, float32 or float64, shape (C,), (N, C) or (N, C, d_1, ..., d_K)
+        Logits. Half precision is computed in float32.
+    target : Tensor
+        Class indices, of any integer dtype, of the shape of `input` without C. Or class probabilities, of a floating
+        dtype, of the shape of `input`; their sum may differ from 1.
+    weight : Tensor, shape (C,), optional
+        A weight for each class; with indices, of the dtype of `input`.
+    size_average, reduce : bool, optional
+        Deprecated. They override `reduction`.
+    ignore_index : int, default -100
+        Rows whose index is this have loss 0, gradient 0 and no part in the mean. Probabilities need a negative one,
+        and none of them is ignored.
+    reduction : {"mean", "sum", "none"}, default "mean"
+        The mean divides by the sum of the weights of the indices; for probabilities, by the number of rows.
+    label_smoothing : float in [0, 1], default 0
+        The share of the target that is spread evenly over the classes.
+    sample_weight : Tensor, shape of the unreduced loss, optional
+        A weight for each row, not negative; PyTorch has none. Rows of weight 0 are ignored, and in what the mean
+        divides by, each row counts as often as its weight says.
+
+    Returns
+    -------
+    Tensor
+        Of the dtype that PyTorch returns: that of `input`, or of all three promoted if the target is probabilities;
+        under autocast float32 instead of half precision. A number, or of the shape of `input` without C for
+        ``reduction="none"``.
+
+    Raises
+    ------
+    TypeError, ValueError, RuntimeError, NotImplementedError
+        Those of PyTorch for shapes, dtypes, devices and options that it does not take.
+    IndexError
+        For an index outside [0, C) that is not `ignore_index`, where it can be read without waiting; elsewhere (on a
+        GPU, compiled, in a transform) the loss and the gradient of that row are NaN.
+
+    Notes
+    -----
+    The differences from PyTorch:
+
+    * the loss and the gradient of a confident row keep their digits;
+    * NaN in an ignored row has a gradient of 0, and so has the mean over nothing, which is NaN in PyTorch as here;
+    * a probability or a class weight of 0 is 0 times anything: a logit of -inf, or a row of NaN, costs 0, not NaN;
+    * indices are taken in any integer dtype, and `weight` can be differentiated whatever the target is;
+    * class weights or probabilities that are negative or not finite are a `ValueError`, or NaN where they cannot be
+      read; a `label_smoothing` that is negative or NaN is a `ValueError`, not 0.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from xent_any_backends.torch import cross_entropy
+    >>> logits, target = torch.tensor([[17.0, 0.0, 0.0, 0.0]]), torch.tensor([0])
+    >>> cross_entropy(logits, target).item()
+    1.24198...e-07
+    >>> torch.nn.functional.cross_entropy(logits, target).item()
+    0.0
+    """
+    name = _reduction_name(size_average, reduce, reduction)
+    soft = isinstance(input, Tensor) and isinstance(target, Tensor) and input.shape == target.shape
+    if not _fits(input, target, weight, soft) or label_smoothing > 1 or (soft and ignore_index >= 0):
+        return F.cross_entropy(input, target, weight, None, ignore_index, None, name, label_smoothing)
+    axis = _class_axis(input)
+    denominator: Tensor | float | None = None
+    total = None
+    if soft and name == "mean":
+        if sample_weight is None:
+            denominator = float(input.numel() // input.shape[axis]) or None
+        else:
+            total = torch.sum(sample_weight, dtype=torch.promote_types(input.dtype, torch.float32))
+            denominator = torch.where(total == 0, 1.0, total)
+    loss: Tensor = xent_any.cross_entropy(
+        input,
+        target if soft else _of_rows(input, target),
+        axis=axis,
+        class_weight=weight,
+        sample_weight=sample_weight,
+        ignore_index=ignore_index,
+        label_smoothing=label_smoothing,
+        reduction=name,
+        denominator=denominator,
+    )
+    if total is not None:
+        loss = torch.where(total == 0, math.nan, loss)
+    return loss.to(_result_dtype(input, target, weight) if soft else _result_dtype(input))
+
+
+@_overridable
+def nll_loss(
+    input: Tensor,  # noqa: A002
+    target: Tensor,
+    weight: Tensor | None = None,
+    size_average: bool | None = None,
+    ignore_index: int = -100,
+    reduce: bool | None = None,
+    reduction: str = "mean",
+    *,
+    sample_weight: Tensor | None = None,
+) -> Tensor:
+    """`torch.nn.functional.nll_loss`, computed by `xent_any.nll_loss`.
+
+    Parameters
+    ----------
+    input : Tensor of float16, bfloat16, float32 or float64, shape (C,), (N, C) or (N, C, d_1, ..., d_K)
+        Log-probabilities.
+    target : Tensor of any integer dtype, shape of `input` without C
+        Class indices.
+    weight, size_average, ignore_index, reduce, reduction, sample_weight
+        As in `cross_entropy`.
+
+    Returns
+    -------
+    Tensor
+        Of the dtype of `input`; under autocast float32 instead of half precision. A number, or of the shape of `target`
+        for ``reduction="none"``.
+
+    Raises
+    ------
+    TypeError, ValueError, RuntimeError, NotImplementedError, IndexError
+        As `cross_entropy`.
+
+    Notes
+    -----
+    The differences from PyTorch are those of `cross_entropy`, and that a row is computed as a whole: where it holds
+    NaN or inf, or only -inf, its loss is NaN whatever its label has.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from xent_any_backends.torch import log_softmax, nll_loss
+    >>> logits = torch.tensor([[2.0, 1.0, 0.0]])
+    >>> nll_loss(log_softmax(logits, dim=1), torch.tensor([0]))
+    tensor(0.4076)
+    """
+    name = _reduction_name(size_average, reduce, reduction)
+    if not _fits(input, target, weight, soft=False):
+        return F.nll_loss(input, target, weight, None, ignore_index, None, name)
+    loss: Tensor = xent_any.nll_loss(
+        input,
+        _of_rows(input, target),
+        axis=_class_axis(input),
+        class_weight=weight,
+        sample_weight=sample_weight,
+        ignore_index=ignore_index,
+        reduction=name,
+    )
+    return loss.to(_result_dtype(input))
+
+
+@_overridable
+def binary_cross_entropy_with_logits(
+    input: Tensor,  # noqa: A002
+    target: Tensor,
+    weight: Tensor | None = None,
+    size_average: bool | None = None,
+    reduce: bool | None = None,
+    reduction: str = "mean",
+    pos_weight: Tensor | None = None,
+) -> Tensor:
+    """`torch.nn.functional.binary_cross_entropy_with_logits`, computed by `xent_any.binary_cross_entropy`.
+
+    Parameters
+    ----------
+    input : Tensor of float16, bfloat16, float32 or float64, any shape
+        Logits. Half precision is computed in float32.
+    target : Tensor of such a dtype, shape of `input`
+        Probabilities of the events. One outside [0, 1], say a marker that `weight` takes out, gives what the formula
+        gives.
+    weight : Tensor that broadcasts to `input`, optional
+        Multiplies the loss of each element; the mean still divides by the number of elements.
+    size_average, reduce : bool, optional
+        Deprecated. They override `reduction`.
+    reduction : {"mean", "sum", "none"}, default "mean"
+        What is returned of the losses of the elements.
+    pos_weight : Tensor that broadcasts to `input`, optional
+        The weight of the positive term, not negative.
+
+    Returns
+    -------
+    Tensor
+        Of the dtype of `target`, as PyTorch has it; under autocast float32 instead of half precision. A number, or of
+        the shape of `input` for ``reduction="none"``.
+
+    Raises
+    ------
+    TypeError, ValueError, RuntimeError, NotImplementedError
+        Those of PyTorch for shapes, dtypes, devices and options that it does not take.
+
+    Notes
+    -----
+    The differences from PyTorch:
+
+    * an infinite logit that is sure of the right event costs 0, not NaN;
+    * a `target` that is NaN, or a `pos_weight` that is negative or not finite, is a `ValueError`, or NaN where it
+      cannot be read without waiting.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from xent_any_backends.torch import binary_cross_entropy_with_logits
+    >>> logits, target = torch.tensor([-10.0, 3.0]), torch.tensor([0.0, 1.0])
+    >>> binary_cross_entropy_with_logits(logits, target, reduction="none")
+    tensor([4.5399e-05, 4.8587e-02])
+    """
+    name = _reduction_name(size_average, reduce, reduction)
+    if not (
+        _are_together(input, target)
+        and input.dtype in _FLOATING
+        and target.dtype in _FLOATING
+        and input.shape == target.shape
+        and _can_weigh(weight, input)
+        and _can_weigh(pos_weight, input)
+    ):
+        return F.binary_cross_entropy_with_logits(input, target, weight, None, None, name, pos_weight)
+    if pos_weight is not None and pos_weight.ndim == 0:
+        pos_weight = pos_weight.to(input.device)  # PyTorch takes a number from the CPU anywhere
+    inside = target if _is_inside(target) else target.clamp(0, 1)
+    whole = weight is None and inside is target
+    loss: Tensor = xent_any.binary_cross_entropy(
+        input, inside, pos_weight=pos_weight, reduction=name if whole else "none"
+    )
+    if not whole:
+        if inside is not target:
+            loss = loss + _beyond(input, target, inside, pos_weight)
+        if weight is not None:
+            loss = loss * weight
+        loss = loss.mean() if name == "mean" else loss.sum() if name == "sum" else loss
+    return loss.to(_result_dtype(target))
+
+
+@_overridable
+def log_softmax(
+    input: Tensor,  # noqa: A002
+    dim: int | None = None,
+    _stacklevel: int = 3,
+    dtype: torch.dtype | None = None,
+) -> Tensor:
+    """`torch.nn.functional.log_softmax`, computed by `xent_any.log_softmax`.
+
+    Parameters
+    ----------
+    input : Tensor, any shape
+        Logits.
+    dim : int, optional
+        The axis of the classes. To leave it out is deprecated.
+    _stacklevel : int
+        How far up the warning about that points.
+    dtype : torch.dtype, optional
+        What `input` is converted to first.
+
+    Returns
+    -------
+    Tensor
+        Of the shape of `input`, of `dtype`. Without `dtype`, of the dtype of `input`; where PyTorch's autocast says so
+        (not on the CPU), float32 instead of half precision.
+
+    Raises
+    ------
+    IndexError
+        If there is no such axis.
+    TypeError, NotImplementedError
+        Those of PyTorch, for dtypes that are not floating and for other arguments that it does not take.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from xent_any_backends.torch import log_softmax
+    >>> log_softmax(torch.tensor([17.0, 0.0, 0.0, 0.0]), dim=0)[0].item()
+    -1.24198...e-07
+    """
+    if dim is None:
+        dim = _softmax_dim("log_softmax", input.dim(), _stacklevel + 1)  # for the frame of the decorator
+    return _transform(xent_any.log_softmax, F.log_softmax, input, dim, dtype)
+
+
+@_overridable
+def softmax(
+    input: Tensor,  # noqa: A002
+    dim: int | None = None,
+    _stacklevel: int = 3,
+    dtype: torch.dtype | None = None,
+) -> Tensor:
+    """`torch.nn.functional.softmax`, computed by `xent_any.softmax`.
+
+    Parameters
+    ----------
+    input, dim, _stacklevel, dtype
+        As in `log_softmax`.
+
+    Returns
+    -------
+    Tensor
+        As `log_softmax`.
+
+    Raises
+    ------
+    IndexError, TypeError, NotImplementedError
+        As `log_softmax`.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from xent_any_backends.torch import softmax
+    >>> softmax(torch.tensor([0.0, 0.0, -torch.inf]), dim=0)
+    tensor([0.5000, 0.5000, 0.0000])
+    """
+    if dim is None:
+        dim = _softmax_dim("softmax", input.dim(), _stacklevel + 1)  # for the frame of the decorator
+    return _transform(xent_any.softmax, F.softmax, input, dim, dtype)
+
+
+def _reduction_name(size_average: bool | None, reduce: bool | None, reduction: str) -> Reduction:
+    """The reduction that is meant, with PyTorch's warnings about deprecated ways to say it."""
+    if size_average is not None or reduce is not None:
+        reduction = _reduction.legacy_get_string(size_average, reduce)
+    return _REDUCTIONS[_reduction.get_enum(reduction)]
+
+
+def _fits(logits: Any, target: Any, weight: Any, soft: bool) -> bool:
+    """Whether PyTorch has an answer for these, up to what the tensors hold, and classes to compute it from."""
+    if not _are_together(logits, target, *(() if weight is None else (weight,))):
+        return False
+    if logits.dtype not in _FLOATING or logits.ndim == 0:
+        return False
+    count = logits.shape[_class_axis(logits)]
+    if count == 0 or not (weight is None or weight.shape == (count,)):
+        return False
+    if soft:
+        return target.dtype in _FLOATING
+    return (
+        not (target.dtype.is_floating_point or target.dtype.is_complex or target.dtype == torch.bool)
+        and (target.shape == _row_shape(logits) or (logits.ndim == 1 and target.shape == (1,)))
+        and (weight is None or _result_dtype(weight) == _result_dtype(logits))
+    )
+
+
+def _is_dense(x: Any) -> bool:
+    return isinstance(x, Tensor) and x.layout == torch.strided and not x.is_nested
+
+
+def _are_together(*tensors: Any) -> bool:
+    return all(map(_is_dense, tensors)) and len({t.device for t in tensors}) == 1
+
+
+def _can_weigh(weight: Any, logits: Tensor) -> bool:
+    """Whether binary cross-entropy takes this as a weight."""
+    return weight is None or (
+        _is_dense(weight)
+        and not weight.dtype.is_complex
+        and (weight.ndim == 0 or weight.device == logits.device)
+        and weight.ndim <= logits.ndim
+        and all(w in (1, n) for w, n in zip(reversed(weight.shape), reversed(logits.shape), strict=False))
+    )
+
+
+def _class_axis(logits: Tensor) -> int:
+    return min(1, logits.ndim - 1)
+
+
+def _row_shape(logits: Tensor) -> torch.Size:
+    axis = _class_axis(logits)
+    return logits.shape[:axis] + logits.shape[axis + 1 :]
+
+
+def _of_rows(logits: Tensor, target: Tensor) -> Tensor:
+    """Class indices in the shape of the rows: PyTorch also takes the index of a single row as (1,)."""
+    return target.reshape(_row_shape(logits))
+
+
+def _result_dtype(*tensors: Tensor | None) -> torch.dtype:
+    """What PyTorch computes a loss of these in: what they promote to, each as autocast converts it."""
+    return functools.reduce(torch.promote_types, (_autocast(t) for t in tensors if t is not None))
+
+
+def _autocast(tensor: Tensor) -> torch.dtype:
+    kind = tensor.device.type
+    if tensor.dtype in _HALF and torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
+        return torch.float32
+    return tensor.dtype
+
+
+def _is_inside(target: Tensor) -> bool:
+    """Whether the probabilities are known to be in [0, 1]; what cannot be read without waiting is not known."""
+    if target.numel() == 0:
+        return True
+    if not BACKEND.is_readable(target):
+        return False
+    low, high = torch.aminmax(target)
+    return not (low < 0 or high > 1)  # of NaN, the core says where it is
+
+
+def _beyond(logits: Tensor, target: Tensor, inside: Tensor, pos_weight: Tensor | None) -> Tensor:
+    """What binary cross-entropy, which is linear in the target, adds from the nearest probability to the target."""
+    x = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    slope = x if pos_weight is None else pos_weight * F.logsigmoid(x) - F.logsigmoid(-x)
+    slope = torch.where(inside == target, 0.0, slope)  # or an infinite logit would be NaN times 0
+    return (inside - target) * slope
+
+
+def _transform(
+    ours: Callable[..., Any], theirs: Callable[..., Tensor], x: Any, dim: int, dtype: torch.dtype | None
+) -> Tensor:
+    """`ours` along an axis, in the dtype that `theirs` returns."""
+    if (
+        not _is_dense(x)
+        or (dtype or x.dtype) not in _FLOATING
+        or isinstance(dim, bool)
+        or not hasattr(dim, "__index__")
+        or not -x.ndim <= dim < x.ndim
+        or x.shape[dim] == 0
+    ):
+        return theirs(x, dim, dtype=dtype)
+    if dtype is None:
+        dtype = x.dtype if x.device.type == "cpu" else _autocast(x)  # on the CPU, autocast leaves these two alone
+    if not (ours is xent_any.log_softmax and x.dtype in _HALF and dtype == torch.float32):  # which it returns anyway
+        x = x.to(dtype)
+    result: Tensor = ours(x, axis=dim)
+    return result.to(dtype)

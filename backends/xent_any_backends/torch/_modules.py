@@ -1,0 +1,107 @@
+"""The modules of `torch.nn` that are about cross-entropy: PyTorch's own, but for what they compute."""
+
+import torch
+from torch import Tensor
+
+from ._functional import binary_cross_entropy_with_logits, cross_entropy, nll_loss
+
+
+class CrossEntropyLoss(torch.nn.CrossEntropyLoss):
+    """`torch.nn.CrossEntropyLoss`, computed by `xent_any_backends.torch.cross_entropy`.
+
+    Parameters
+    ----------
+    weight, size_average, ignore_index, reduce, reduction, label_smoothing
+        As in `xent_any_backends.torch.cross_entropy`; `weight` becomes a buffer.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from xent_any_backends.torch import CrossEntropyLoss
+    >>> loss = CrossEntropyLoss(label_smoothing=0.1)
+    >>> logits = torch.tensor([[2.0, 1.0, 0.0]], requires_grad=True)
+    >>> loss(logits, torch.tensor([0])).backward()
+    >>> logits.grad
+    tensor([[-0.2681,  0.2114,  0.0567]])
+    """
+
+    def forward(
+        self,
+        input: Tensor,  # noqa: A002  (PyTorch's name, as in the modules below)
+        target: Tensor,
+        *,
+        sample_weight: Tensor | None = None,
+    ) -> Tensor:
+        """The loss; the arguments are those of `xent_any_backends.torch.cross_entropy`."""
+        return cross_entropy(
+            input,
+            target,
+            weight=self.weight,
+            ignore_index=self.ignore_index,
+            reduction=self.reduction,
+            label_smoothing=self.label_smoothing,
+            sample_weight=sample_weight,
+        )
+
+
+class NLLLoss(torch.nn.NLLLoss):
+    """`torch.nn.NLLLoss`, computed by `xent_any_backends.torch.nll_loss`.
+
+    Parameters
+    ----------
+    weight, size_average, ignore_index, reduce, reduction
+        As in `xent_any_backends.torch.nll_loss`; `weight` becomes a buffer.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from xent_any_backends.torch import NLLLoss
+    >>> loss = NLLLoss(weight=torch.tensor([1.0, 3.0]))
+    >>> loss(torch.tensor([[0.5, 0.5], [0.25, 0.75]]).log(), torch.tensor([0, 1]))
+    tensor(0.3890)
+    """
+
+    def forward(
+        self,
+        input: Tensor,  # noqa: A002
+        target: Tensor,
+        *,
+        sample_weight: Tensor | None = None,
+    ) -> Tensor:
+        """The loss; the arguments are those of `xent_any_backends.torch.nll_loss`."""
+        return nll_loss(
+            input,
+            target,
+            weight=self.weight,
+            ignore_index=self.ignore_index,
+            reduction=self.reduction,
+            sample_weight=sample_weight,
+        )
+
+
+class BCEWithLogitsLoss(torch.nn.BCEWithLogitsLoss):
+    """`torch.nn.BCEWithLogitsLoss`, computed by `xent_any_backends.torch.binary_cross_entropy_with_logits`.
+
+    Parameters
+    ----------
+    weight, size_average, reduce, reduction, pos_weight
+        As in `xent_any_backends.torch.binary_cross_entropy_with_logits`; `weight` and `pos_weight` become buffers.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from xent_any_backends.torch import BCEWithLogitsLoss
+    >>> loss = BCEWithLogitsLoss(pos_weight=torch.tensor(2.0))
+    >>> loss(torch.tensor([0.0, 0.0]), torch.tensor([0.0, 1.0]))
+    tensor(1.0397)
+    """
+
+    def forward(self, input: Tensor, target: Tensor) -> Tensor:  # noqa: A002
+        """The loss; the arguments are those of `xent_any_backends.torch.binary_cross_entropy_with_logits`."""
+        return binary_cross_entropy_with_logits(
+            input,
+            target,
+            self.weight,
+            pos_weight=self.pos_weight,
+            reduction=self.reduction,
+        )
