@@ -8,8 +8,9 @@ from typing import NamedTuple
 
 ROWS, CHECK, FUNCTIONS, BACKEND = (f"xent_any/_{name}.py" for name in ("rows", "check", "functions", "backend"))
 NUMPY, STRICT, TORCH, JAX = (
-    f"backends/xent_any_backends/{name}.py" for name in ("numpy", "array_api_strict", "torch", "jax")
+    f"backends/xent_any_backends/{name}.py" for name in ("numpy", "array_api_strict", "torch/_backend", "jax")
 )
+DERIVATIVES = "xent_any/_derivatives.py"
 TOY, TOY_ARRAY = (f"examples/toyarray/src/toyarray/{name}.py" for name in ("__init__", "_array"))
 
 
@@ -81,9 +82,9 @@ rows(
 )
 rows(
     "s + n - 1 with n maxima",
-    "    total = pairwise_sum(xp, e)\n",
+    "    total = options.backend.sum(xp, e)\n",
     "    tied = x == m[..., None]\n"
-    "    total = pairwise_sum(xp, xp.where(tied, 0.0, e)) + xp.sum(xp.astype(tied, e.dtype), axis=-1) - 1\n",
+    "    total = options.backend.sum(xp, xp.where(tied, 0.0, e)) + xp.sum(xp.astype(tied, e.dtype), axis=-1) - 1\n",
     by=CONFIDENT,
 )
 rows(
@@ -567,41 +568,35 @@ broken(TOY_ARRAY, "toyarray")(
 
 # Frameworks that differentiate and map
 
-AT_ONCE = "        if recorded or not all(map(self._is_plain, arrays)):\n"
-broken(TORCH, "torch")(
+broken(DERIVATIVES, "torch")(
     "gradient not scaled by the cotangent",
-    AT_ONCE,
-    f"""{AT_ONCE}            if task.kernel is _rows.loss:
-                loss, grad = task._replace(kernel=_rows.loss_and_grad).at_once()
-                return (Loss.apply(task.rows[0], loss, grad),)
-""",
-    "BACKEND = Torch()\n",
-    """from xent_any import _rows
-
-
-class Loss(torch.autograd.Function):
-    @staticmethod
-    def forward(x, loss, grad):
-        return loss.clone()
-
-    @staticmethod
-    def setup_context(ctx, inputs, output):
-        ctx.save_for_backward(inputs[2])
-
-    @staticmethod
-    def backward(ctx, cotangent):
-        return ctx.saved_tensors[0], None, None
-
-
-BACKEND = Torch()
-""",
+    "(x, labels, _times(task, a, cotangents[0]))",
+    "(x, labels, a)",
     by="transforms.grad.logits",
 )
+broken(DERIVATIVES, "torch")(
+    "Hessian forgotten in the derivative of the gradient",
+    "return product if c is None else product + _loss_vjp(task, (c,))\n\n\ndef _slope_jvp",
+    "return 0 * product if c is None else _loss_vjp(task, (c,))\n\n\ndef _slope_jvp",
+    by="transforms.grad.of-the-gradient",
+)
+broken(DERIVATIVES, "torch")(
+    "Hessian forgotten in the tangent of the gradient",
+    "(slope, *task.run(_rows.hessian, (*task.rows, t)))",
+    "(slope, 0 * t)",
+    by="transforms.second-order truth.autodiff",
+)
 broken(TORCH, "torch")(
-    "derivative of the maximum split among ties",
-    "m, k = torch.max(x, dim=-1)",
-    "m, k = torch.amax(x, dim=-1), torch.argmax(x, dim=-1)",
-    by="transforms.second-order",
+    "autodiff through the formulas",
+    "if not task.has_derivative or _forward_levels() > 1:",
+    "if True:",
+    by="truth.autodiff",
+)
+broken(TORCH, "torch")(
+    "no derivative by labels and weights",
+    "            if others:\n                results, pull",
+    "            if False:\n                results, pull",
+    by="transforms.grad.probabilities transforms.grad.weights",
 )
 broken(ROWS, "torch")(
     "binary derivative by a label of 1 is 0",
