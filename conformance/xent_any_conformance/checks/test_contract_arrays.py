@@ -204,6 +204,46 @@ def test_half_sums(subject: Subject, quick, dtype):
         close(subject, loss, np.log(4099))
 
 
+@pytest.mark.full
+@check(
+    "contract.dtypes.in-blocks",
+    "Results have the shapes, dtypes and values promised, of arrays that are computed in several blocks as well.",
+    source=DTYPES,
+)
+def test_blocks(subject: Subject):
+    dtype = [dtype for dtype in (*HALF, "float32") if dtype in subject.dtypes][0]
+    if subject.backend.block_bytes is None:
+        pytest.skip("computes in no blocks")
+    times = subject.backend.block_bytes // (4 * X.size) + 1
+    f, transforms = subject.functions, subject.backend.transforms
+    x, v = (subject(np.tile(a, (times, 1)), dtype) for a in (X, V))
+    y, events = subject(np.tile(Y, times)), subject(np.tile(Q / 2, (times, 1)), dtype)
+    _, grad = formula(X, Y, reduction="none")
+    product = P * (V - (P * V).sum(-1, keepdims=True))
+    loss = -np.log(P[np.arange(8), Y])
+    binary_loss, q = np.logaddexp(0, X) - Q / 2 * X, 1 / (1 + np.exp(-X))
+    results = [
+        *zip(f.cross_entropy_value_and_grad(x, y, reduction="none"), ("float32", dtype), (loss, grad), strict=True),
+        (f.cross_entropy_jvp(x, v, y, reduction="none")[1], "float32", (grad * V).sum(-1)),
+        (f.cross_entropy_hvp(x, v, y, reduction="none"), dtype, product),
+        (f.softmax(x), dtype, P),
+        (f.log_softmax(x), "float32", X - LSE[:, None]),
+        (f.logsumexp(x), "float32", LSE),
+        *zip(
+            f.binary_cross_entropy_value_and_grad(x, events, reduction="none"),
+            ("float32", dtype),
+            (binary_loss, q - Q / 2),
+            strict=True,
+        ),
+    ]
+    if {"grad", "jvp"} <= transforms.keys():
+        slope = transforms["grad"](lambda a: subject.xp.sum(f.cross_entropy(a, y, reduction="none")))
+        results.append((transforms["jvp"](slope, x, v), dtype, product))
+    for result, name, true in results:
+        assert subject.dtype(result) == name
+        close(subject, result, np.tile(true, (times,) + (1,) * (true.ndim - 1)), 64 if name == "float32" else 1.01)
+
+
 # Arrays
 
 
