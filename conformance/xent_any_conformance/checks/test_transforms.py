@@ -147,40 +147,39 @@ def test_second_order(subject: Subject, quick: bool, dtype: str, order: str) -> 
 
 @check(
     "transforms.grad.probabilities",
-    "The derivative with respect to a label's probability is -log p_j, also where that is 0, and through the mean.",
+    "The derivative by a label's probability is -log p_j, also where that is 0, for any cotangent, and in the mean.",
     source="docs/contract.md, Weights, smoothing, reductions",
 )
 def test_grad_of_probabilities(subject: Subject, dtype: str) -> None:
     grad = declared(subject, "grad")
-    x, q = make(subject, dtype, X, Q)
-    slopes = [
-        grad(lambda b, reduction=reduction: subject.functions.cross_entropy(x, b, reduction=reduction))
-        for reduction in ("sum", "mean")
-    ]
-    of_sum, of_mean = fast(subject, lambda a: [slope(a) for slope in slopes])(q)
-    assert_near(subject, of_sum, COST)
+    x, q, c = make(subject, dtype, X, Q, C)
+    f = subject.functions.cross_entropy
+    by_rows = grad(lambda b: subject.xp.sum(c * f(x, b, reduction="none")))
+    by_mean = grad(lambda b: f(x, b, reduction="mean"))
+    of_rows, of_mean = fast(subject, lambda a: (by_rows(a), by_mean(a)))(q)
+    assert_near(subject, of_rows, C[:, None] * COST)
     assert_near(subject, of_mean, (COST - (Q * COST).sum() / Q.sum()) / Q.sum())
 
 
 @check(
     "transforms.grad.weights",
-    "The derivative with respect to sample and class weights is that of the formula, also where they are 0.",
+    "The derivative by sample and class weights is that of the formula, also where they are 0, for any cotangent.",
     source="docs/contract.md, Weights, smoothing, reductions",
 )
 def test_grad_of_weights(subject: Subject, dtype: str) -> None:
     grad = declared(subject, "grad")
-    x, y, q, w, s = make(subject, dtype, X, Y, Q, *WEIGHTS.values())
+    x, y, q, c, w, s = make(subject, dtype, X, Y, Q, C, *WEIGHTS.values())
     f = subject.functions.cross_entropy
     of_samples = [
-        grad(lambda b, reduction=reduction: f(x, y, sample_weight=b, reduction=reduction))
-        for reduction in ("sum", "mean")
+        grad(lambda b: subject.xp.sum(c * f(x, y, sample_weight=b, reduction="none"))),
+        grad(lambda b: f(x, y, sample_weight=b, reduction="mean")),
     ]
     of_classes = [grad(lambda b, labels=labels: f(x, labels, class_weight=b, reduction="sum")) for labels in (y, q)]
     found = fast(subject, lambda a, b: [slope(a) for slope in of_samples] + [slope(b) for slope in of_classes])(s, w)
     hot = Y[:, None] == np.arange(5)
     each, weight = (COST * hot).sum(-1), WEIGHTS["sample_weight"] * hot.any(-1)
     expected = [
-        each,
+        C * each,
         hot.any(-1) * (each - (weight * each).sum() / weight.sum()) / weight.sum(),
         (COST * hot).sum(0),
         (COST * Q).sum(0),

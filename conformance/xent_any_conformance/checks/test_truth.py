@@ -250,13 +250,16 @@ def judge_derivatives(subject: Subject, measure: Any, case: cases.Case) -> None:
 def test_autodiff(subject: Subject, measure, dtype, name):
     require(subject, dtype)
     transforms = subject.backend.transforms
-    if "grad" not in transforms or "jvp" not in transforms:
-        pytest.skip("declares no grad and jvp")
+    if "grad" not in transforms:
+        pytest.skip("declares no grad")
     case = (cases.plain(dtype, "index") | cases.with_options(dtype, "index"))[name]
     x, v, labels = subject(case.x, dtype), subject(case.direction, dtype), subject(case.labels)
     options = options_of(subject, case) | {"reduction": "none"}
     slope = transforms["grad"](lambda a: subject.xp.sum(subject.functions.cross_entropy(a, labels, **options)))
-    product = transforms["jvp"](slope, x, v)
+    if "jvp" in transforms:
+        product = transforms["jvp"](slope, x, v)
+    else:
+        product = transforms["grad"](lambda a: subject.xp.sum(slope(a) * v))(x)
     judge(measure, dtype, {"grad": subject.numpy(slope(x)), "product": subject.numpy(product)}, case)
 
 
