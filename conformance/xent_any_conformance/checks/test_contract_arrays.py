@@ -211,7 +211,7 @@ def test_half_sums(subject: Subject, quick, dtype):
     source=DTYPES,
 )
 def test_blocks(subject: Subject):
-    dtype = [dtype for dtype in (*HALF, "float32") if dtype in subject.dtypes][0]
+    dtype = next(dtype for dtype in (*HALF, "float32") if dtype in subject.dtypes)
     if subject.backend.block_bytes is None:
         pytest.skip("computes in no blocks")
     times = subject.backend.block_bytes // (4 * X.size) + 1
