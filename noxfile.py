@@ -28,6 +28,7 @@ LIBRARIES = {
     "ndonnx": ["ndonnx", "onnxruntime"],
     "mparray": ["mparray"],
     "toyarray": ["./examples/toyarray"],
+    "toygrad": ["./examples/toygrad"],
 }
 """What the kit needs, beside its own extra, to certify a library."""
 # The first NumPy that the library takes; on newer Pythons the first that has a wheel.

@@ -1,6 +1,10 @@
 """Frameworks that cannot be used here are skipped aloud, with the reason."""
 
 import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 os.environ.setdefault("JAX_ENABLE_X64", "1")  # read when JAX is imported
 
@@ -14,3 +18,14 @@ def require(name):
     found = {info.name: info for info in xent_any.backends()}
     if name not in found or not found[name].usable:
         pytest.skip(f"{name}: {found[name].reason if name in found else 'not installed'}")
+
+
+def install_example(name, tmp_path_factory):
+    """A folder in which a package of ``examples`` is installed, to be put on the path."""
+    folder = tmp_path_factory.mktemp("installed")
+    source = tmp_path_factory.mktemp("source") / name  # a build writes beside what it builds
+    shutil.copytree(Path(__file__).parents[1] / "examples" / name, source)
+    install = [sys.executable, "-m", "pip", "install", "--no-deps", "--no-build-isolation", "--no-index", "--target"]
+    done = subprocess.run([*install, str(folder), str(source)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return folder

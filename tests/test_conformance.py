@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -10,6 +9,7 @@ from pathlib import Path
 from xml.etree import ElementTree as ET
 
 import pytest
+from conftest import install_example
 
 from xent_any_conformance import records, subjects
 
@@ -105,13 +105,7 @@ def test_a_namespace_needs_no_record(tmp_path):
 @pytest.fixture(scope="module")
 def toy(tmp_path_factory):
     """The toy library, installed as a package of its own."""
-    folder = tmp_path_factory.mktemp("installed")
-    source = tmp_path_factory.mktemp("source") / "toyarray"  # a build writes beside what it builds
-    shutil.copytree(HERE.parent / "examples" / "toyarray", source)
-    install = [sys.executable, "-m", "pip", "install", "--no-deps", "--no-build-isolation", "--no-index", "--target"]
-    done = subprocess.run([*install, str(folder), str(source)], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return folder
+    return install_example("toyarray", tmp_path_factory)
 
 
 def test_a_library_that_never_heard_of_us(tmp_path, toy):

@@ -66,7 +66,10 @@ class Task:
         return self.filled((None,) * len(self.arrays))
 
     def partial(self, positions: Sequence[int]) -> Callable[..., Arrays]:
-        """The kernel as a function of the arrays at `positions`."""
+        """The kernel as a function of those of `arrays` at `positions`, which it takes in that order.
+
+        It is linear in each but the first of `arrays`: there the framework's own derivative of it is right.
+        """
 
         def function(*values: Array) -> Arrays:
             arrays = list(self.arrays)
@@ -82,14 +85,17 @@ class Task:
         return self.kernel in RULES
 
     def jvp(self, tangent: Array) -> tuple[Arrays, Arrays]:
-        """The results, and their derivatives in the direction of `tangent`, of the first of the rows.
+        """The results, and their derivatives along `tangent`, which is like the first of the rows.
 
         Linear in the tangent for a framework that transposes it.
         """
         return RULES[self.kernel].jvp(self, tangent)
 
     def vjp(self, cotangents: Arrays) -> Array:
-        """The cotangent of the first of the rows, for one of each result; None stands for 0."""
+        """The cotangent of the first of the rows, like it, for one of each result, in the order of the results.
+
+        None stands for 0; not all may be None.
+        """
         return RULES[self.kernel].vjp(self, cotangents)
 
     def dtypes(self) -> tuple[Any, ...]:
@@ -153,8 +159,8 @@ class Backend:
     `run` is where a framework that differentiates attaches the analytic derivative: it is handed the kernel (say
     ``loss``) and its arrays before anything of the logits' size is computed, and `Task.jvp` and `Task.vjp` are the
     derivatives with respect to the first of them, the logits. They run other kernels on the same backend, so that
-    they can be differentiated in turn. In all other arrays a kernel is linear: there the framework's own autodiff
-    makes no error but rounding.
+    they can be differentiated in turn. In each of the other arrays a kernel is linear: there the framework's own
+    autodiff, through `Task.partial`, makes no error but rounding. ``examples/toygrad`` is a whole adapter of this kind.
     """
 
     name: str = "generic"
