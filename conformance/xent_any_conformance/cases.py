@@ -28,6 +28,7 @@ class Case(NamedTuple):
     x: Any  # (N, C)
     label: int
     options: Options = Options()
+    peak: float = 0.0  # of the direction, at each row's maximum
 
     @property
     def probabilities(self) -> Any:
@@ -46,7 +47,11 @@ class Case(NamedTuple):
     @property
     def direction(self) -> Any:
         """What the derivatives are multiplied by, (N, C)."""
-        return np.random.default_rng(2).normal(size=self.x.shape).astype(self.dtype)
+        v = np.random.default_rng(2).normal(size=self.x.shape).astype(self.dtype)
+        if self.peak:
+            v = np.rint(4 * v)  # whose differences from the peak are exact
+            v[np.arange(len(v)), self.x.argmax(-1)] = self.peak
+        return v
 
 
 def tables(dtype: str) -> Iterator[tuple[str, Any, int]]:
@@ -104,6 +109,12 @@ def with_options(dtype: str, kind: str) -> dict[str, Case]:
         "all": Options(weights, 0.3, 0.1, 0.01, 20.0),
     }
     return {name: Case(name, dtype, kind, x, 0, options) for name, options in given.items()}
+
+
+def outlier(dtype: str) -> Case:
+    """Rows of nearly equal logits, whose direction is an outlier at the maximum."""
+    x = np.random.default_rng(13).normal(size=(8, 64)) / 1024
+    return Case("outlier", dtype, "index", x.astype(dtype), 0, peak=300001.0)
 
 
 def events(dtype: str) -> Any:

@@ -80,7 +80,7 @@ class Row(NamedTuple):
     loss: Expected  # ()
     grad: Expected  # (C,)
     slope: Expected  # (), along the direction
-    product: Expected  # (C,), the Hessian times the direction; of no classes where C > 16, for it takes C**2 sums
+    product: Expected  # (C,), the Hessian times the direction; of no classes where C > 64, for it takes C**2 sums
 
 
 def row(x: Any, q: Any, direction: Any, dtype: str, options: Options, *, soft: bool) -> Row:
@@ -143,7 +143,7 @@ def row(x: Any, q: Any, direction: Any, dtype: str, options: Options, *, soft: b
     slope_bound = MP.fsum(b * abs(v) for b, v in zip(grad_bound, t, strict=True))
     slope_bound += (1 + 2 * MP.log(len(x), 2)) * u * slope_sizes
     # Without softcap: differences check it there. p enters twice, and both centrings add the roundings of a sum.
-    few = len(x) <= 16
+    few = len(x) <= 64
     centred = [MP.fsum(b * (v - w) for b, w in zip(p, t, strict=True)) for v in t if few]  # v - mean cancels
     mean = MP.fsum(a * v for a, v in zip(p, t, strict=True))
     mean_size = MP.fsum(a * abs(v) for a, v in zip(p, t, strict=True))

@@ -230,6 +230,18 @@ def test_derivatives_of_far_rows(subject: Subject, measure, dtype, name):
     judge_derivatives(subject, measure, case._replace(x=case.x[:8], options=truth.Options(z_loss=0.01)))
 
 
+@pytest.mark.full
+@check(
+    "truth.derivatives-of-an-outlier",
+    "The derivatives keep their digits where a vector has an outlier at the maximum, far from all and from its mean.",
+    source=ACCURACY,
+)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_derivatives_of_an_outlier(subject: Subject, measure, dtype):
+    require(subject, dtype)
+    judge_derivatives(subject, measure, cases.outlier(dtype))
+
+
 def judge_derivatives(subject: Subject, measure: Any, case: cases.Case) -> None:
     dtype = case.dtype
     x, v = subject(case.x, dtype), subject(case.direction, dtype)
