@@ -65,7 +65,7 @@ REASONS = {
     "Sums of no elements alone are the other case; one that goes there too has the same value.": [
         ("if a.shape[-1] == 0", ""),
     ],
-    "What is compared is never smaller: weights, smoothing, z, a number of classes or of axes.": [
+    "What is compared is never smaller where it counts: weights, smoothing, z, a number of classes or of axes.": [
         ("(a == 0)", "(a <= 0)"),
         ("== 0", "<= 0"),
         ("!= 0", "> 0"),
@@ -93,6 +93,16 @@ REASONS = {
         (", 0.0,", ", -1.0,"),
         (", 0.0, v", ""),
         ("finite, x, 0.0", ""),
+    ],
+    "The mean is subtracted once more for its rounding: this is nearly the mean of what is left.": [
+        ("p = ", "( 2 + state.s)")
+    ],
+    "Where rows are elements, both shapes are one.": [
+        ("binary: (", "whole=False"),
+        ("binary_and_grad: (", "whole=False"),
+    ],
+    "Only PyTorch's double backward runs it in blocks, which tests/test_autograd_torch.py does.": [
+        ("hessian: (Result", "")
     ],
     "tanh has the same value from either sign, until the exponential of a large one overflows.": [("sign = ", "")],
     "A sign divides as it multiplies.": [("-2 * sign", "-2 / sign")],

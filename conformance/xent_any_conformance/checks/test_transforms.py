@@ -213,6 +213,28 @@ def test_grad_of_confident_rows(subject: Subject, quick: bool) -> None:
 
 
 @check(
+    "transforms.grad.broken-rows",
+    "Under cotangents of both signs the gradient of a row, or event, with NaN is NaN, and 0 where it is ignored.",
+    source="docs/contract.md, Infinities",
+)
+def test_grad_of_broken_rows(subject: Subject, dtype: str) -> None:
+    grad, f = declared(subject, "grad"), subject.functions
+    nan = np.asarray([np.nan, np.nan, 0, np.nan])  # in one class
+    weights = np.asarray([1.0, 1, 1, 0])
+    broken = np.where(np.arange(5) == 2, nan[:, None], 0) + X
+    x, z, c, s, y, q = make(subject, dtype, broken, nan, C, weights, TIED_Y, np.full(4, 0.5))
+    of_rows = grad(lambda a: subject.xp.sum(c * f.cross_entropy(a, y, sample_weight=s, reduction="none")))
+    of_events = grad(lambda a: subject.xp.sum(c * f.binary_cross_entropy(a, q, sample_weight=s, reduction="none")))
+    rows, events = fast(subject, lambda a, b: (of_rows(a), of_events(b)))(x, z)
+    rows, events = subject.numpy(rows), subject.numpy(events)
+    assert np.isnan(rows[:2]).any(-1).all()
+    assert np.isnan(events[:2]).all()
+    assert np.isfinite(rows[2]).all()
+    assert not rows[3].any()
+    assert events[3] == 0
+
+
+@check(
     "transforms.vmap.rows",
     "Mapped over rows, losses, gradients and Hessian products are those of the batch.",
     source="docs/contract.md, Functions",
