@@ -35,8 +35,8 @@ PYTHONDONTWRITEBYTECODE=1 cosmic-ray exec tests/mutation.toml session.sqlite
 python tests/mutation.py session.sqlite
 ```
 
-The last command writes this page and [the record](../{record}); it fails if a survivor has no reason. The run takes
-half an hour on one CPU.
+The last command writes this page and [the record](../{record}); it fails if a survivor has no reason. The run took
+an hour, half of the mutants on each of two CPUs.
 
 The broken implementations that the kit must reject, by name, are those of `tests/defects.py`; `python tests/broken.py`
 prints them with the checks that reject them.
