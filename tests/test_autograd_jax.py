@@ -156,7 +156,9 @@ def test_gradient_of_confident_rows(dtype):
     close(g, cross_entropy_value_and_grad(jnp.asarray(x, float), CONFIDENT_LABELS, reduction="sum")[1], dtype)
 
 
-SECOND = {"forward over backward": lambda x, v: jax.jvp(jax.grad(total), (x,), (v,))[1]}
+SECOND = {
+    "forward over backward": lambda x, v: jax.jvp(jax.grad(total), (x,), (v,))[1],
+}
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -232,15 +234,15 @@ def test_checkify():
 
 SHARDED = """
 import jax, jax.numpy as jnp, numpy as np, xent_any
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 assert len(jax.devices()) == 2
-mesh = Mesh(np.asarray(jax.devices()), ("d",))
+mesh = jax.make_mesh((2,), ("d",), axis_types=(AxisType.{axis_type},))
 x = jnp.asarray(np.random.default_rng(0).normal(size=(8, 6)), "float32")
 y = jnp.asarray([0, 1, 2, 3, 4, 5, -100, 0])
 f = jax.value_and_grad(lambda x, y: xent_any.cross_entropy(x, y, z_loss=0.1))
 loss, g = f(x, y)
-for spec in (PartitionSpec("d"), PartitionSpec(None, "d")):
+for spec in (PartitionSpec("d"), PartitionSpec(None, "d"))[:{specs}]:
     rows = NamedSharding(mesh, PartitionSpec(*spec[:1]))
     shards, labels = jax.device_put(x, NamedSharding(mesh, spec)), jax.device_put(y, rows)
     found, h = jax.jit(f)(shards, labels)
@@ -251,7 +253,14 @@ print("as on one device")
 """
 
 
-def test_sharded_logits():
+@pytest.mark.parametrize(("axis_type", "specs"), [("Auto", 2), ("Explicit", 1)])
+def test_sharded_logits(axis_type, specs):
     environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=2", "JAX_PLATFORMS": "cpu"}
-    done = subprocess.run([sys.executable, "-c", SHARDED], capture_output=True, text=True, check=False, env=environment)
+    done = subprocess.run(
+        [sys.executable, "-c", SHARDED.format(axis_type=axis_type, specs=specs)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=environment,
+    )
     assert done.stdout.strip() == "as on one device", done.stderr[-3000:]

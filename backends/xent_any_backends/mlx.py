@@ -59,6 +59,7 @@ def _with_derivative(empty: Task) -> Any:
 
     @function.vjp  # type: ignore[untyped-decorator]
     def vjp(arrays: Any, cotangents: Any, _: Any) -> Any:
+        arrays = _several(arrays)
         task, found = empty.filled(arrays), list(arrays)
         found[0] = task.vjp(cotangents)
         others = [i for i, a in enumerate(arrays) if i and a is not None and mx.issubdtype(a.dtype, mx.floating)]
@@ -70,6 +71,7 @@ def _with_derivative(empty: Task) -> Any:
 
     @function.jvp  # type: ignore[untyped-decorator]
     def jvp(arrays: Any, tangents: Any) -> Any:
+        arrays, tangents = _several(arrays), _several(tangents)
         task = empty.filled(arrays)
         terms: list[Any] = [] if tangents[0] is None else [task.jvp(tangents[0])[1]]
         others = [i for i, t in enumerate(tangents) if i and t is not None]
@@ -78,6 +80,11 @@ def _with_derivative(empty: Task) -> Any:
         return tuple(map(sum, zip(*terms, strict=True)))
 
     return function
+
+
+def _several(arrays: Any) -> Any:
+    """A tuple also of one array, which MLX hands over as it is."""
+    return (arrays,) if isinstance(arrays, mx.array) else arrays
 
 
 BACKEND = MLX()

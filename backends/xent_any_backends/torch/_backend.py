@@ -63,11 +63,15 @@ class Torch(Backend):
     def sum(self, xp: Any, a: Any) -> Any:
         if not torch.compiler.is_compiling():
             return super().sum(xp, a)
+        from torch.fx.experimental.symbolic_shapes import statically_known_true  # noqa: PLC0415  (slow to import)
+
         # What Inductor makes of one long sum loses 640 units in the last place of 128256 equal terms; of two, 2.
-        while a.shape[-1] > 512:
+        while statically_known_true(a.shape[-1] > 512):
             a = torch.nn.functional.pad(a, (0, -a.shape[-1] % 256))
             a = a.reshape(*a.shape[:-1], -1, 256).sum(-1)
-        return a.sum(-1)
+        if statically_known_true(a.shape[-1] <= 512):
+            return a.sum(-1)
+        return a.sum(-1, dtype=torch.float64).to(a.dtype)  # of any length
 
     def run(self, task: Task) -> tuple[Any, ...]:
         if not task.lead:  # one row becomes a batch of one: forward mode gives numbers of no dimensions another dtype
@@ -76,7 +80,7 @@ class Torch(Backend):
         arrays = [a for a in task.arrays if a is not None]
         if not any(map(_may_differentiate, arrays)):
             return self.compute(task)
-        if not task.has_derivative or _forward_levels() > 1:
+        if not task.has_derivative or not _may_attach():
             return task.at_once()
         function = _Compiled if torch.compiler.is_compiling() else _Eager
         a, b, c, d, e = (*task.arrays, *(None,) * 5)[:5]  # Dynamo cannot bind *arrays
@@ -94,6 +98,7 @@ class Torch(Backend):
             type(array) in (torch.Tensor, torch.nn.Parameter)
             and not torch.compiler.is_compiling()
             and not _is_transformed(array)
+            and torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.PROXY) is None  # make_fx records operations
         )
 
 
@@ -111,11 +116,20 @@ def _is_transformed(array: Any) -> bool:
     return is_functorch_wrapped_tensor(array) or is_legacy_batchedtensor(array)
 
 
-def _forward_levels() -> int:
-    """How many transforms of forward mode surround the call: an autograd.Function is right under one of them only."""
+def _may_attach() -> bool:
+    """Whether an autograd.Function is right here.
+
+    Not under two transforms of forward mode, where its derivative would be 0, nor under a compiled vmap, which does not
+    ask for its rule.
+    """
+    kinds = [interpreter.key() for interpreter in get_interpreter_stack() or ()]
     if torch.compiler.is_compiling():
-        return 0
-    return sum(interpreter.key() == TransformType.Jvp for interpreter in get_interpreter_stack() or ())
+        return TransformType.Vmap not in kinds
+    return kinds.count(TransformType.Jvp) < 2
+
+
+# What torch.compiler.assume_constant_result does after importing the compiler, which takes seconds.
+_may_attach._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 class _Compiled(torch.autograd.Function):
