@@ -588,7 +588,7 @@ broken(DERIVATIVES, "torch")(
 )
 broken(TORCH, "torch")(
     "autodiff through the formulas",
-    "if not task.has_derivative or _forward_levels() > 1:",
+    "if not task.has_derivative or not _may_attach():",
     "if True:",
     by="truth.autodiff",
 )
