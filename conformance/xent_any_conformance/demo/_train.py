@@ -125,7 +125,9 @@ def lack(backend: xent_any.Backend, dtype: str, device: Any) -> str | None:
             made = backend.to_numpy(backend.asarray([1.0], dtype, device)).dtype
     except Exception as error:  # noqa: BLE001  (each framework raises its own)
         return f"{type(error).__name__}: {error}".splitlines()[0]
-    return None if made == dtype else f"makes it {made}"
+    if made != dtype:
+        return f"makes it {made}"
+    return None if dtype in backend.dtypes(device) else "not computed with in full"
 
 
 def train(
