@@ -140,12 +140,16 @@ def test_the_step_is_a_power_of_two_that_is_short_enough(problem):
 
 def test_a_missing_dtype_is_reported():
     class Single(xent_any.Backend):
+        def dtypes(self, device):
+            return ["float32", "float16"]
+
         def asarray(self, values, dtype, device):
-            return np.asarray(values, dtype="float32")
+            return np.asarray(values, dtype="float32" if dtype == "float64" else dtype)
 
         def to_numpy(self, array):
             return array
 
     assert _train.lack(Single(), "float64", "cpu") == "makes it float32"
     assert _train.lack(Single(), "float32", "cpu") is None
+    assert _train.lack(Single(), "longdouble", "cpu") == "not computed with in full"
     assert "float64" in _train.lack(STRICT, "float64", array_api_strict.Device("no_float64"))
