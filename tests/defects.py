@@ -582,8 +582,8 @@ broken(DERIVATIVES, "torch")(
 )
 broken(DERIVATIVES, "torch")(
     "Hessian forgotten in the tangent of the gradient",
-    "(slope, *task.run(_rows.hessian, (*task.rows, t)))",
-    "(slope, 0 * t)",
+    "(_dot(task, g, t), *task.run(_rows.hessian, (*task.rows, t)))",
+    "(_dot(task, g, t), 0 * t)",
     by="transforms.second-order truth.autodiff",
 )
 broken(TORCH, "torch")(

@@ -48,6 +48,13 @@ def test_backends_says_why_one_is_not_usable(capsys, monkeypatch):
     assert status_of(output, "missing").startswith("not installed (")
 
 
+@pytest.mark.parametrize("value", ["module_alone", "not a module:BACKEND", "module:class"])
+def test_a_malformed_entry_point_fails_where_it_is_needed(value):
+    load = _backend._importer(EntryPoint("malformed", value, _backend.GROUP))
+    with pytest.raises((AttributeError, ImportError)):
+        load()
+
+
 def test_backends_needs_nothing_that_the_demonstration_needs():
     blocked = f"import sys; sys.modules.update(dict.fromkeys({(*sum(cli.EXTRA.values(), ()), 'torch', 'jax', 'cupy')}))"
     run = subprocess.run(

@@ -572,7 +572,7 @@ def test_autocast_on_a_gpu():
                 assert _functional._result_dtype(x, p) == F.cross_entropy(x, p).dtype
                 assert _functional._result_dtype(p) == F.binary_cross_entropy_with_logits(x, p).dtype
                 for theirs, given in product((F.softmax, F.log_softmax), (None, other)):
-                    result = _functional._transform(lambda x, axis: x, theirs, x, 1, given)
+                    result = _functional._transform(lambda x, axis: x, theirs, x, 1, 3, given)
                     assert result.dtype == theirs(x, 1, dtype=given).dtype
         finally:
             torch.set_autocast_enabled("cuda", enabled)

@@ -263,7 +263,10 @@ def _blocks(lead: tuple[int, ...], count: int) -> Iterator[tuple[int | slice, ..
 def _importer(entry: EntryPoint) -> Callable[[], Backend]:
     """What imports an adapter: by an import statement, which compilers that trace Python can follow."""
     scope: dict[str, Any] = {}
-    exec(f"def load():\n    import {entry.module} as module\n    return module.{entry.attr}", scope)
+    try:
+        exec(f"def load():\n    import {entry.module} as module\n    return module.{entry.attr}", scope)
+    except (AttributeError, SyntaxError):  # not of the form module:attribute; whoever needs it is told so
+        return entry.load
     load: Callable[[], Backend] = scope["load"]
     return load
 

@@ -24,10 +24,14 @@ def _times(task: Any, a: Array, c: Array) -> Array:
     return a * task.xp.where((a == 0) & ~task.xp.isfinite(c), 0.0, c)
 
 
+def _along(task: Any, g: Array, t: Array) -> Array:
+    """The products ``g t``; 0 where g is 0, whatever the tangent is."""
+    return task.xp.where(g == 0, 0.0, g * _rows.cast(task.xp, t, g.dtype))
+
+
 def _dot(task: Any, g: Array, t: Array) -> Array:
-    """The sum over the classes of ``g t``; a component of 0 adds 0, whatever the tangent is."""
-    xp = task.xp
-    return task.options.backend.sum(xp, xp.where(g == 0, 0.0, g * _rows.cast(xp, t, g.dtype)))
+    """The sum of the products over the classes."""
+    return task.options.backend.sum(task.xp, _along(task, g, t))
 
 
 def _precise(task: Any) -> Array:
@@ -46,8 +50,9 @@ def _loss_vjp(task: Any, cotangents: Arrays) -> Array:
 
 
 def _gradient_jvp(task: Any, t: Array) -> tuple[Arrays, Arrays]:
-    _, (slope,) = _loss_jvp(task, t)
-    return task.run(_rows.loss_and_grad, task.rows), (slope, *task.run(_rows.hessian, (*task.rows, t)))
+    loss, g = task.run(_rows.loss_and_grad, (_precise(task), *task.rows[1:]))
+    rounded = _rows.cast(task.xp, g, task.rows[0].dtype)
+    return (loss, rounded), (_dot(task, g, t), *task.run(_rows.hessian, (*task.rows, t)))
 
 
 def _gradient_vjp(task: Any, cotangents: Arrays) -> Array:
@@ -102,19 +107,24 @@ def _log_softmax_vjp(task: Any, cotangents: Arrays) -> Array:
     return _rows.cast(task.xp, v - p * task.options.backend.sum(task.xp, v)[..., None], task.rows[0].dtype)
 
 
+def _jacobian(task: Any, p: Array, v: Array) -> Array:
+    """That of the softmax, which is symmetric, times v."""
+    v = _rows.cast(task.xp, v, p.dtype)
+    return _rows.cast(task.xp, p * (v - _dot(task, p, v)[..., None]), task.rows[0].dtype)
+
+
 def _softmax_jvp(task: Any, t: Array) -> tuple[Arrays, Arrays]:
-    return task.run(_rows.softmax, task.rows), (_softmax_vjp(task, (t,)),)
+    _, p = _probabilities(task)
+    return (_rows.cast(task.xp, p, task.rows[0].dtype),), (_jacobian(task, p, t),)
 
 
 def _softmax_vjp(task: Any, cotangents: Arrays) -> Array:
-    _, p = _probabilities(task)
-    v = _rows.cast(task.xp, cotangents[0], p.dtype)
-    return _rows.cast(task.xp, p * (v - _dot(task, p, v)[..., None]), task.rows[0].dtype)
+    return _jacobian(task, _probabilities(task)[1], cotangents[0])
 
 
 def _binary_jvp(task: Any, t: Array) -> tuple[Arrays, Arrays]:
     loss, g = task.run(_rows.binary_and_grad, (_precise(task), *task.rows[1:]))
-    return (loss,), (task.xp.where(g == 0, 0.0, g * _rows.cast(task.xp, t, g.dtype)),)
+    return (loss,), (_along(task, g, t),)
 
 
 def _binary_vjp(task: Any, cotangents: Arrays) -> Array:

@@ -56,8 +56,9 @@ class JAX(Backend):
         return not isinstance(array, jax.core.Tracer) and all(d.platform == "cpu" for d in array.devices())
 
     def sum(self, xp: Any, a: Any) -> Any:
-        # What is sharded, or of unknown length, cannot be halved.
-        if isinstance(a.shape[-1], int) and jax.typeof(a).sharding.spec[-1:] in ((), (None,)):
+        # What is sharded, or of unknown length, cannot be halved. Before JAX 0.6 an array's type has no sharding.
+        spec = getattr(getattr(a.aval, "sharding", None), "spec", ())
+        if isinstance(a.shape[-1], int) and spec[-1:] in ((), (None,)):
             return super().sum(xp, a)
         return jnp.sum(a, axis=-1)
 

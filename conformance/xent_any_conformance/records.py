@@ -92,8 +92,7 @@ def support(records: Sequence[dict[str, Any]]) -> str:
             )
         )
         deviations += [f"* `{subject['name']}`, `{id_}`: {reason}" for id_, reason in subject["deviations"].items()]
-    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    return f"{HEAD}{table}\n\n## Deviations\n\n" + "\n".join(deviations or ["None."]) + "\n"
+    return f"{HEAD}{_table(lines)}\n## Deviations\n\n" + "\n".join(deviations or ["None."]) + "\n"
 
 
 def differentiation(records: Sequence[dict[str, Any]]) -> str:
@@ -109,6 +108,10 @@ def differentiation(records: Sequence[dict[str, Any]]) -> str:
         signs_of = [signs[entry["derivatives"].get(statement, "skipped")] for entry in first.values()]
         if set(signs_of) != {"-"}:
             rows.append([statement, *signs_of])
+    return _table(rows)
+
+
+def _table(rows: Sequence[Sequence[str]]) -> str:
     return "".join(f"| {' | '.join(row)} |\n" for row in rows)
 
 

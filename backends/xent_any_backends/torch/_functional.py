@@ -328,9 +328,7 @@ def log_softmax(
     >>> log_softmax(torch.tensor([17.0, 0.0, 0.0, 0.0]), dim=0)[0].item()
     -1.24198...e-07
     """
-    if dim is None:
-        dim = _softmax_dim("log_softmax", input.dim(), _stacklevel + 1)  # for the frame of the decorator
-    return _transform(xent_any.log_softmax, F.log_softmax, input, dim, dtype)
+    return _transform(xent_any.log_softmax, F.log_softmax, input, dim, _stacklevel, dtype)
 
 
 @_overridable
@@ -364,9 +362,7 @@ def softmax(
     >>> softmax(torch.tensor([0.0, 0.0, -torch.inf]), dim=0)
     tensor([0.5000, 0.5000, 0.0000])
     """
-    if dim is None:
-        dim = _softmax_dim("softmax", input.dim(), _stacklevel + 1)  # for the frame of the decorator
-    return _transform(xent_any.softmax, F.softmax, input, dim, dtype)
+    return _transform(xent_any.softmax, F.softmax, input, dim, _stacklevel, dtype)
 
 
 def _reduction_name(size_average: bool | None, reduce: bool | None, reduction: str) -> Reduction:
@@ -458,9 +454,16 @@ def _beyond(logits: Tensor, target: Tensor, inside: Tensor, pos_weight: Tensor |
 
 
 def _transform(
-    ours: Callable[..., Any], theirs: Callable[..., Tensor], x: Any, dim: int, dtype: torch.dtype | None
+    ours: Callable[..., Any],
+    theirs: Callable[..., Tensor],
+    x: Any,
+    dim: int | None,
+    stacklevel: int,
+    dtype: torch.dtype | None,
 ) -> Tensor:
     """`ours` along an axis, in the dtype that `theirs` returns."""
+    if dim is None:
+        dim = _softmax_dim(theirs.__name__, x.dim(), stacklevel + 2)  # for this frame and the decorator's
     if (
         not _is_dense(x)
         or (dtype or x.dtype) not in _FLOATING
