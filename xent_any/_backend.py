@@ -11,7 +11,7 @@ from typing import Any
 import array_api_compat
 
 from ._derivatives import RULES
-from ._rows import RESULTS, Array, Arrays, Kernel, Options, pairwise_sum
+from ._rows import RESULTS, Array, Arrays, Kernel, Options, cast, pairwise_sum
 
 GROUP = "xent_any.backends"
 
@@ -109,10 +109,11 @@ class Task:
         bits = int(self.xp.finfo(self.options.dtype).bits)
         return max(sizes) * bits // 8
 
-    def in_blocks(self, block_bytes: int) -> Arrays:
+    def in_blocks(self, block_bytes: int, call: Callable[..., None] | None = None) -> Arrays:
         """Run the kernel block by block; each block's results are written to their place in the whole ones.
 
-        `block_bytes` counts a block's elements in the precision computed in, one array of them.
+        `block_bytes` counts a block's elements in the precision computed in, one array of them. ``call(f, blocks)``
+        calls f with each of the blocks, in any order or at the same time; by default one after the other.
         """
         blocks = list(_blocks(self.lead, max(1, block_bytes // self.row_bytes())))
         if len(blocks) == 1:
@@ -123,11 +124,19 @@ class Task:
             self.xp.empty_like(first if result.whole else row, dtype=dtype)
             for result, dtype in zip(RESULTS[self.kernel], self.dtypes(), strict=True)
         )
-        for block in blocks:
+
+        def compute(block: tuple[int | slice, ...]) -> None:
             rows = tuple(None if a is None else a[(*block, ...)] for a in self.rows)
             for result, part in zip(results, self.kernel(self.xp, self.options, rows, self.shared), strict=True):
                 result[(*block, ...)] = part
+
+        (call or _one_by_one)(compute, blocks)
         return results
+
+
+def _one_by_one(function: Callable[[Any], None], items: Sequence[Any]) -> None:
+    for item in items:
+        function(item)
 
 
 class Backend:
@@ -204,6 +213,10 @@ class Backend:
         device = self.device(like)
         return xp.arange(stop) if device is None else xp.arange(stop, device=device)
 
+    def load(self, xp: Any, a: Array, dtype: Any) -> Array:
+        """A block of rows (*lead, C) in `dtype`, laid out in memory as this library computes fastest."""
+        return cast(xp, a, dtype)
+
     def top(self, xp: Any, x: Array) -> tuple[Array, Array]:
         """One class of each row (*lead, C) with the row's maximum, and that maximum; inf and NaN are maxima as well.
 
@@ -222,6 +235,14 @@ class Backend:
         """`a` (*lead, C) with `value`, a number or (*lead), at the class `k` (*lead); `owned` may be written to."""
         value = value if isinstance(value, float) else value[..., None]
         return xp.where(self.arange(xp, a, a.shape[-1]) == k[..., None], value, a)
+
+    def exp(self, xp: Any, x: Array, m: Array) -> Array:
+        """``exp(x - m)`` for x (*lead, C) and m (*lead)."""
+        return xp.exp(x - m[..., None])
+
+    def scaled(self, xp: Any, a: Array, c: Array) -> Array:
+        """``c a`` for c (*lead) and a (*lead, C), which may be written to."""
+        return a * c[..., None]
 
     def sum(self, xp: Any, a: Array) -> Array:
         """Sum over the last axis with the error of few roundings, however many elements there are."""

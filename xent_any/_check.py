@@ -107,7 +107,7 @@ def cross_entropy_problem(
         require_shape("class_weight", class_weight, (count,), "one for each class")
         class_weight = checked_weight(context, "class_weight", class_weight, dtype)
     x = classes_last(xp, logits, axis)
-    weight = xp.ones_like(x[..., 0], dtype=dtype)
+    weight = None
     if sample_weight is not None:
         require_shape("sample_weight", sample_weight, shape, "that of the unreduced loss")
         weight = checked_weight(context, "sample_weight", sample_weight, dtype)
@@ -116,7 +116,8 @@ def cross_entropy_problem(
     if xp.isdtype(labels.dtype, "integral"):
         require_shape("labels", labels, shape, "that of {} {} without axis {}", name, logits.shape, axis)
         labels, ignored, wrong = class_indices(context, labels, count, ignore_index)
-        weight = weight if ignored is None else xp.where(ignored, 0.0, weight)
+        if ignored is not None:
+            weight = xp.where(ignored, 0.0, once(xp, x[..., 0], dtype) if weight is None else weight)
         if class_weight is not None and reduction == "mean" and denominator is None:
             task = Task(_rows.label_weight, xp, options, (labels,), (class_weight,), shape)
             (total,) = backend.run(task)
@@ -135,7 +136,8 @@ def cross_entropy_problem(
             "labels: expected an integer dtype (class indices) or a real floating one (class probabilities), "
             f"got {dtype_text(labels.dtype)}"
         )
-    scale, divisor = scaled(context, weight, total, wrong, denominator if reduction == "mean" else 1.0)
+    one = once(xp, x[..., 0], dtype)
+    scale, divisor = scaled(context, one, shape, weight, total, wrong, denominator if reduction == "mean" else 1.0)
     problem = Problem(context, options, axis, shape, (x, labels, scale), (class_weight,), scale, divisor, reduction)
     return problem, tuple(classes_last(xp, vector, axis) for vector in vectors.values())
 
@@ -170,8 +172,7 @@ def binary_problem(
         position = first_true(context, ~((values >= 0) & (values <= 1)))
         if position is not None:
             raise ValueError(f"labels: expected probabilities in [0, 1], but {at(xp, 'labels', labels, position)}")
-    # What all elements share is held once.
-    one = xp.ones_like(logits[tuple(slice(0, min(1, n)) for n in logits.shape)], dtype=dtype)
+    one = once(xp, logits, dtype)
     if isinstance(pos_weight, float):
         pos_weight = xp.broadcast_to(one * pos_weight, logits.shape)
     elif pos_weight is not None:
@@ -182,14 +183,12 @@ def binary_problem(
                 f"got {shape_text(pos_weight.shape)}"
             )
         pos_weight = xp.broadcast_to(checked_weight(context, "pos_weight", pos_weight, dtype), logits.shape)
-    weight, size = one, math.prod(logits.shape)
+    weight = None
     if sample_weight is not None:
         require_shape("sample_weight", sample_weight, logits.shape, "that of logits")
         weight = checked_weight(context, "sample_weight", sample_weight, dtype)
-    elif denominator is None and size > 0:
-        denominator = float(size)
-    scale, divisor = scaled(context, weight, None, None, denominator if reduction == "mean" else 1.0)
-    scale = xp.broadcast_to(scale, logits.shape)
+    divisor = denominator if reduction == "mean" else 1.0
+    scale, divisor = scaled(context, one, logits.shape, weight, None, None, divisor)
     options = Options(dtype, backend)
     return Problem(
         context, options, -1, logits.shape, (logits, labels, pos_weight, scale), (), scale, divisor, reduction
@@ -210,29 +209,29 @@ def transform(kernel: Kernel, x: Array, axis: int, *, keeps_axis: bool) -> Array
 
 def one_library(arrays: Mapping[str, Array | None]) -> Context:
     """The one library and its backend that all arrays belong to, on one device."""
-    given = {name: array for name, array in arrays.items() if array is not None or name in ("logits", "labels")}
-    found: dict[str, Any] = {}
-    for name, array in given.items():
+    found: list[Context] = []
+    for name, array in arrays.items():
+        if array is None and name not in {"logits", "labels"}:
+            continue
         try:
-            found[name] = backend_of(type(array)).namespace_of(array)
+            own = backend_of(type(array))
+            xp = own.namespace_of(array)
         except TypeError:
             got = type(array).__name__
             raise TypeError(f"{name}: expected an array of an Array API library, got {got}") from None
-    first, xp = next(iter(found.items()))
-    cls: Any = type(given[first])
-    backend = backend_of(cls)
-    device = backend.device(given[first])
-    for name, array in given.items():
-        if found[name] is not xp:
-            ours, other = (str(n.__name__).removeprefix("array_api_compat.") for n in (xp, found[name]))
+        if not found:
+            found.append(Context(xp, own))
+            first, device = name, own.device(array)
+        elif xp is not found[0].xp:
+            ours, other = (str(n.__name__).removeprefix("array_api_compat.") for n in (found[0].xp, xp))
             raise TypeError(f"{name}: expected an array of the library of {first}, {ours}, got one of {other}")
-        reason = backend.rejects(array)
+        reason = own.rejects(array)
         if reason is not None:
             raise TypeError(f"{name}: {reason}")
-        other = backend.device(array)
+        other = own.device(array)
         if device is not None and other is not None and device != other:
             raise ValueError(f"{name}: expected an array on the device of {first}, {device}, got one on {other}")
-    return Context(xp, backend)
+    return found[0]
 
 
 def require_floating(xp: Any, name: str, array: Array) -> None:
@@ -307,8 +306,11 @@ def checked_weight(context: Context, name: str, weight: Array, dtype: Any, *, po
 
 def class_indices(
     context: Context, labels: Array, count: int, ignore_index: int | None
-) -> tuple[Array, Array | None, Array]:
-    """Index labels in a dtype that holds every class; which of them are ignored, and which are wrong."""
+) -> tuple[Array, Array | None, Array | None]:
+    """Index labels in a dtype that holds every class; which of them are ignored, and which are wrong.
+
+    None for those where it is known that there are none.
+    """
     xp, backend = context
     if ignore_index is not None and (isinstance(ignore_index, bool) or not hasattr(ignore_index, "__index__")):
         raise TypeError(f"ignore_index: expected an integer or None, got {type(ignore_index).__name__}")
@@ -319,13 +321,16 @@ def class_indices(
     # which is no class.
     y = _rows.cast(xp, labels, default) if info.max < size else labels
     largest = xp.iinfo(y.dtype).max
+    value = None if ignore_index is None else operator.index(ignore_index)
+    if value is not None:
+        value = None if not info.min <= value <= info.max else value if value <= largest else value - size
+    if all_within(context, y, count, value):
+        return y, None, None
     wrong = (y < 0) | (y >= count) if count <= largest else y < 0
     ignored = None
-    if ignore_index is not None:
-        value = operator.index(ignore_index)
-        if info.min <= value <= info.max:
-            ignored = y == (value if value <= largest else value - size)
-            wrong = wrong & ~ignored
+    if value is not None:
+        ignored = y == value
+        wrong = wrong & ~ignored
     position = first_true(context, wrong)
     if position is not None:
         allowed = "" if ignore_index is None else f" or the ignore_index {ignore_index}"
@@ -335,18 +340,44 @@ def class_indices(
     return xp.where(wrong if ignored is None else wrong | ignored, 0, y), ignored, wrong
 
 
+def all_within(context: Context, y: Array, count: int, ignored: int | None) -> bool:
+    """Whether it can be read that all labels are classes, and that none of them is ignored."""
+    if 0 in y.shape or not context.backend.is_readable(y):
+        return False
+    low, high = context.xp.min(y), context.xp.max(y)
+    if not context.backend.is_readable(low):  # an operation on a readable array may be traced
+        return False
+    low, high = int(low), int(high)
+    return low >= 0 and high < count and (ignored is None or not low <= ignored <= high)
+
+
+def once(xp: Any, like: Array, dtype: Any) -> Array:
+    """1 for each element of `like`, held once: of a shape that broadcasts to that of `like`."""
+    return xp.ones_like(like[tuple(slice(0, min(1, n)) for n in like.shape)], dtype=dtype)
+
+
 def scaled(
-    context: Context, weight: Array, total: Array | None, wrong: Array | None, denominator: float | Array | None
+    context: Context,
+    one: Array,
+    shape: tuple[int, ...],
+    weight: Array | None,
+    total: Array | None,
+    wrong: Array | None,
+    denominator: float | Array | None,
 ) -> tuple[Array, Array | None]:
     """Each row's weight over the divisor, NaN for a wrong label; and the divisor, if it is the sum of the weights.
 
-    That sum is of ``weight * total``, `total` being 1 if it is None; a wrong label's row has no part in it: its NaN is
+    That sum is of ``weight * total``, each being 1 if it is None; a wrong label's row has no part in it: its NaN is
     its own.
     """
     xp = context.xp
     divisor = None
+    size = math.prod(shape)
+    if denominator is None and weight is None and total is None and wrong is None and size > 0:
+        denominator = float(size)
+    weight = one if weight is None else weight
     if denominator is None:
-        counted = weight if total is None else weight * total
+        counted = xp.broadcast_to(weight if total is None else weight * total, shape)
         counted = counted if wrong is None else xp.where(wrong, 0.0, counted)
         divisor = context.backend.sum(xp, xp.reshape(counted, (-1,)))
         divisor = xp.where(divisor < INF, divisor, NAN)  # or all weights would silently turn to 0
@@ -355,7 +386,7 @@ def scaled(
         weight = weight / checked_weight(context, "denominator", denominator, weight.dtype, positive=True)
     elif denominator != 1:
         weight = weight / denominator
-    return (weight if wrong is None else xp.where(wrong, NAN, weight)), divisor
+    return xp.broadcast_to(weight if wrong is None else xp.where(wrong, NAN, weight), shape), divisor
 
 
 def first_true(context: Context, wrong: Array) -> tuple[int, ...] | None:

@@ -6,13 +6,13 @@ One row has logits ``x``, weighted target ``Q`` (``Q_c = w_c q_c``), total ``T =
 
     log-sum-exp    lse    = m + log1p(s)
     loss           L      = a (sum_j Q_j (m - x_j) + T log1p(s) + z lse^2)
-    gradient       g_j    = a ((T - Q_j + 2 z lse) p_j - Q_j (1 - p_j)),    p_j = e_j / (1 + s)
+    gradient       g_j    = a ((T + 2 z lse) p_j - Q_j),    p_j = e_j / (1 + s)
+                   g_k    = a ((T - Q_k + 2 z lse) p_k - Q_k s / (1 + s))
     tangent        dL     = sum_j g_j t_j
     Hessian        (Hv)_j = a ((T + 2 z lse) p_j (v_j - <p, v>) + 2 z p_j <p, v>)
 
 Nothing here cancels. ``log(1 + s) - (x_y - m)`` and ``p_y - 1``, the textbook forms, lose every digit of a confident
-row. ``1 - p_j`` is computed as ``rest_j / (1 + s)``, where ``rest_j`` is the sum over the other classes: ``s`` for
-class k, ``1 + (s - e_j)`` otherwise, a sum whose result is never smaller than half of its terms.
+row. A probability above 1/2 can only be that of class k, and there ``1 - p_k`` is ``s / (1 + s)``.
 
 Arrays have their class axis last; ``lead`` stands for all the other axes. Every kernel has the signature
 ``kernel(xp, options, rows, shared)``: ``rows`` are arrays that are cut into blocks along ``lead``, ``shared`` are
@@ -20,7 +20,9 @@ whole, ``options`` is hashable. It returns a tuple of arrays. A backend may comp
 parallel or attach derivatives to it: see `xent_any.Backend.run`.
 """
 
+import math
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
 Array: TypeAlias = Any
@@ -35,14 +37,21 @@ FAR = 60.0
 """A row whose runner-up lies this far below its maximum measures the others from the runner-up: exp(-60) is far from
 float32's smallest normal number, exp(-87), below which a sum of many terms would lose its digits."""
 
+NEGLIGIBLE = math.exp(-0.999 * FAR)
+"""A row whose other classes sum to this or more has none that lies so far."""
+
 
 class Primitives(Protocol):
     """What libraries do in ways of their own; `xent_any.Backend` documents it and has the portable forms."""
 
+    def load(self, xp: Any, a: Array, dtype: Any) -> Array: ...
     def top(self, xp: Any, x: Array) -> tuple[Array, Array]: ...
     def pick(self, xp: Any, a: Array, k: Array) -> Array: ...
     def put(self, xp: Any, a: Array, k: Array, value: Array | float, *, owned: bool = False) -> Array: ...
+    def exp(self, xp: Any, x: Array, m: Array) -> Array: ...
+    def scaled(self, xp: Any, a: Array, c: Array) -> Array: ...
     def sum(self, xp: Any, a: Array) -> Array: ...
+    def is_readable(self, array: Array) -> bool: ...
     def may_hold(self, xp: Any, condition: Array) -> bool: ...
     def run(self, task: Any) -> Arrays: ...
 
@@ -58,11 +67,18 @@ class Options(NamedTuple):
 
 
 class Target(NamedTuple):
-    """What a row should be: a label per row, or a weight per class."""
+    """What a row should be: ``Q_c`` is `spread` at c, and for an index label there `peak` more."""
 
-    label: Array | None  # (*lead), of index labels without smoothing
-    weight: Array | None  # (*lead, C), Q; of all the others
-    total: Array  # (*lead), T
+    label: Array | None  # (*lead)
+    peak: Array | float  # (*lead)
+    spread: Array | float | None  # (*lead, C), (C,), or one number for all
+    total: Array | float  # (*lead), T
+
+    def spread_at(self, xp: Any, options: Options, k: Array) -> Array | float:
+        """`spread` at the class k (*lead)."""
+        if self.spread is None or isinstance(self.spread, float):
+            return self.spread or 0.0
+        return options.backend.pick(xp, self.spread, k)
 
 
 class Softmax(NamedTuple):
@@ -70,16 +86,16 @@ class Softmax(NamedTuple):
 
     ``exp(x - m)`` is held as ``e * root * root`` and ``s`` as ``others * root * root``, with `root` 1 but for a row
     whose other classes are all far below its maximum: there ``s`` alone may be subnormal, and have lost its digits,
-    when a multiple of it is not.
+    when a multiple of it is not. Where it is known that there is no such row, `far` is None.
     """
 
     k: Array  # (*lead), one class of each row with the maximum
     m: Array  # (*lead), NaN where the maximum is not finite
     e: Array  # (*lead, C), 0 at k
     others: Array  # (*lead), the sum of e
-    root: Array  # (*lead)
-    far: Array  # (*lead) bool, where root is not 1
     s: Array  # (*lead)
+    root: Array | float = 1.0  # (*lead)
+    far: Array | None = None  # (*lead) bool, where root is not 1
 
     def exp(self, xp: Any, options: Options) -> Array:
         """``exp(x - m)``, of shape (*lead, C)."""
@@ -87,16 +103,21 @@ class Softmax(NamedTuple):
 
     def exp_times(self, xp: Any, options: Options, c: Array) -> Array:
         """The multiple ``c exp(x - m)``, of shape (*lead, C), for c of shape (*lead)."""
-        return options.backend.put(xp, self.e * (c * self.root * self.root)[..., None], self.k, c, owned=True)
+        return options.backend.put(xp, self.e * self.lifted(c)[..., None], self.k, c, owned=True)
+
+    def lifted(self, c: Array) -> Array:
+        """What e is to be multiplied by for ``c exp(x - m)``, for c of shape (*lead)."""
+        return c if self.far is None else c * self.root * self.root
 
     def s_times(self, c: Array) -> Array:
         """``c s``, for c of shape (*lead)."""
-        return c * self.root * self.others * self.root
+        return c * self.s if self.far is None else c * self.root * self.others * self.root
 
     def log1p_times(self, xp: Any, c: Array) -> Array:
         """``c log1p(s)``, for c of shape (*lead); the series, where s is at most C exp(-60)."""
         s = self.s
-        return xp.where(self.far, self.s_times(c * (1 - s * (0.5 - s / 3))), c * xp.log1p(s))
+        near = c * xp.log1p(s)
+        return near if self.far is None else xp.where(self.far, self.s_times(c * (1 - s * (0.5 - s / 3))), near)
 
 
 def pairwise_sum(xp: Any, a: Array) -> Array:
@@ -116,17 +137,38 @@ def cast(xp: Any, a: Array, dtype: Any) -> Array:
     return a if a.dtype == dtype else xp.astype(a, dtype)
 
 
-def softmax_state(xp: Any, options: Options, x: Array) -> Softmax:
+def highest(xp: Any, options: Options, x: Array, uncounted: Array | None = None) -> tuple[Array, Array, Array]:
+    """The logits, one class of each row with its maximum, and that maximum: NaN where it is not finite.
+
+    But an `uncounted` row that could not be computed with becomes one of zeros. Only such a row: with respect to its
+    weight of 0, the derivative of a row is its loss.
+    """
     k, m = options.backend.top(xp, x)
-    m = xp.where(xp.isfinite(m), m, NAN)
-    others = options.backend.put(xp, x, k, -INF)
+    broken = ~xp.isfinite(m)
+    if not options.backend.may_hold(xp, broken):
+        return x, k, m
+    m = xp.where(broken, NAN, m)
+    if uncounted is not None:
+        masked = uncounted & broken
+        x, m = xp.where(masked[..., None], 0.0, x), xp.where(masked, 0.0, m)
+    return x, k, m
+
+
+def softmax_state(xp: Any, options: Options, x: Array, k: Array, m: Array) -> Softmax:
+    backend = options.backend
+    if backend.is_readable(m):
+        e = backend.put(xp, backend.exp(xp, x, m), k, 0.0, owned=True)
+        s = backend.sum(xp, e)
+        if not backend.may_hold(xp, s < NEGLIGIBLE):
+            return Softmax(k, m, e, s, s)
+    others = backend.put(xp, x, k, -INF)
     top = xp.max(others, axis=-1)
     far = (m - top > FAR) & (top > -INF)
     base = xp.where(far, top, m)
-    e = xp.exp(others - base[..., None])
-    total = options.backend.sum(xp, e)
+    e = backend.exp(xp, others, base)
+    total = backend.sum(xp, e)
     root = xp.exp(0.5 * (base - m))
-    return Softmax(k, m, e, total, root, far, root * total * root)
+    return Softmax(k, m, e, total, root * total * root, root, far)
 
 
 def label_weight(xp: Any, options: Options, rows: Arrays, shared: Arrays) -> Arrays:
@@ -138,35 +180,33 @@ def label_weight(xp: Any, options: Options, rows: Arrays, shared: Arrays) -> Arr
 def label_total(xp: Any, options: Options, rows: Arrays, shared: Arrays) -> Arrays:
     """Rows ``(probabilities,)``, shared ``(class_weight,)`` -> ``sum_c w_c q_c`` (*lead), NaN where a q_c is wrong."""
     (labels,), (w,) = rows, shared
-    q = cast(xp, labels, options.dtype)
+    q = options.backend.load(xp, labels, options.dtype)
     valid = (xp.min(q, axis=-1) >= 0) & (xp.max(q, axis=-1) < INF)
     return (xp.where(valid, options.backend.sum(xp, q if w is None else q * w), NAN),)
 
 
 def target(xp: Any, options: Options, x: Array, labels: Array, w: Array | None) -> Target:
-    count = x.shape[-1]
+    backend = options.backend
+    even, rest = options.label_smoothing / x.shape[-1], 1 - options.label_smoothing
     if labels.ndim == x.ndim:
-        q = cast(xp, labels, options.dtype)
-    elif options.label_smoothing == 0:
-        return Target(labels, None, xp.ones_like(x[..., 0]) if w is None else options.backend.pick(xp, w, labels))
-    else:
-        q = options.backend.put(xp, xp.zeros_like(x), labels, 1.0, owned=True)
-    if options.label_smoothing != 0:
-        q = q * (1 - options.label_smoothing) + options.label_smoothing / count
-    if w is not None:
-        q = q * w
-    return Target(None, q, options.backend.sum(xp, q))
+        q = backend.load(xp, labels, options.dtype)
+        if even != 0:
+            q = q * rest + even
+        if w is not None:
+            q = q * w
+        return Target(None, 0.0, q, backend.sum(xp, q))
+    peak = rest if w is None else rest * backend.pick(xp, w, labels)
+    if even == 0:
+        return Target(labels, peak, None, peak)
+    if w is None:
+        return Target(labels, peak, even, 1.0)
+    spread = even * w
+    return Target(labels, peak, spread, peak + backend.sum(xp, spread))
 
 
-def masked(xp: Any, options: Options, x: Array, uncounted: Array) -> Array:
-    """`x` with rows of zeros where an `uncounted` one could not be computed with.
-
-    Only there: with respect to its weight of 0, the derivative of a row is its loss.
-    """
-    if not options.backend.may_hold(xp, uncounted):
-        return x
-    broken = xp.any(~(x < INF), axis=-1) | xp.all(x == -INF, axis=-1)
-    return xp.where((uncounted & broken)[..., None], 0.0, x)
+def scaled(a: Array, c: Array | float) -> Array:
+    """``c a``."""
+    return a if isinstance(c, float) and c == 1 else c * a
 
 
 def distance(xp: Any, weight: Array, m: Array, x: Array) -> Array:
@@ -198,8 +238,10 @@ class _Rows(NamedTuple):
     a: Array  # (*lead)
     uncounted: Array  # (*lead) bool, rows of weight 0
     target: Target
+    share: Array | None  # (*lead, C) or (*lead, 1), the target's spread times a
+    x_y: Array | None  # (*lead), at an index label
     softmax: Softmax
-    lse: Array  # (*lead)
+    lse: Array | None  # (*lead), for the z-loss
     loss: Array  # (*lead)
 
     def uncapped(self, g: Array) -> Array:
@@ -209,46 +251,73 @@ class _Rows(NamedTuple):
 
 def _forward(xp: Any, options: Options, rows: Arrays, shared: Arrays) -> _Rows:
     (logits, labels, a), (w,) = rows[:3], shared
-    x = cast(xp, logits, options.dtype)
+    x = options.backend.load(xp, logits, options.dtype)
     goal = target(xp, options, x, labels, w)
-    uncounted = (a == 0) | ((goal.total == 0) & (options.z_loss == 0))
-    x = masked(xp, options, x, uncounted)
+    uncounted = a == 0
+    if options.z_loss == 0 and not isinstance(goal.total, float):
+        uncounted = uncounted | (goal.total == 0)
     x, slope, curvature = _cap(xp, options, x)
-    state = softmax_state(xp, options, x)
-    if goal.weight is None:
-        loss = distance(xp, a * goal.total, state.m, options.backend.pick(xp, x, goal.label))
-    else:
-        loss = options.backend.sum(xp, distance(xp, a[..., None] * goal.weight, state.m[..., None], x))
-    loss = loss + state.log1p_times(xp, a * goal.total)
-    lse = state.m + xp.log1p(state.s)
+    x, k, m = highest(xp, options, x, uncounted)
+    state = softmax_state(xp, options, x, k, m)
+    loss, share, x_y = _missed(xp, options, goal, a, m, x)
+    loss = loss + state.log1p_times(xp, scaled(a, goal.total))
+    lse = None
     if options.z_loss != 0:
+        lse = m + xp.log1p(state.s)
         loss = loss + a * options.z_loss * lse * lse
-    return _Rows(x, slope, curvature, a, uncounted, goal, state, lse, loss)
+    return _Rows(x, slope, curvature, a, uncounted, goal, share, x_y, state, lse, loss)
+
+
+def _missed(xp: Any, options: Options, goal: Target, a: Array, m: Array, x: Array) -> Arrays:
+    """``a sum_c Q_c (m - x_c)``, (*lead); `_Rows.share` and `_Rows.x_y`."""
+    backend = options.backend
+    peak, x_y, share = None, None, None
+    if goal.label is not None:
+        peak = scaled(a, goal.peak)
+        x_y = backend.pick(xp, x, goal.label)
+    if goal.spread is not None:
+        share = a[..., None] * goal.spread
+
+    def total(distance: Callable[[Array, Array, Array], Array]) -> Array:
+        terms = [] if peak is None else [distance(peak, m, x_y)]
+        if share is not None:
+            terms.append(backend.sum(xp, distance(share, m[..., None], x)))
+        return terms[0] if len(terms) == 1 else terms[0] + terms[1]
+
+    careful = partial(total, partial(distance, xp))
+    if not backend.is_readable(x):
+        return careful(), share, x_y
+    quick = total(lambda weight, m, x: weight * (m - x))
+    unsure = ~xp.isfinite(quick)
+    return xp.where(unsure, careful(), quick) if backend.may_hold(xp, unsure) else quick, share, x_y
 
 
 def _gradient(xp: Any, options: Options, f: _Rows) -> Array:
-    """The gradient with respect to the capped logits, (*lead, C)."""
-    state, m, s = f.softmax, f.softmax.m, f.softmax.s
-    label, weight, total = f.target
-    scale = f.a / (1 + s)
-    extra = 2 * (scale * options.z_loss * f.lse) if options.z_loss != 0 else None
-    if weight is None:
-        x_y = options.backend.pick(xp, f.x, label)
-        e_y = xp.exp(x_y - m)
-        c = scale * total
-        rest = xp.where(label == state.k, state.s_times(c), c * (1 + (s - e_y)))
-        at_label = (0.0 if extra is None else extra * e_y) - rest  # of an ignored row 0, not -0
-        others = state.exp_times(xp, options, c if extra is None else c + extra)
-        return options.backend.put(xp, others, label, at_label, owned=True)
-    others = scale[..., None] * (1 + (s[..., None] - state.exp(xp, options)))
-    rest = options.backend.put(xp, others, state.k, state.s_times(scale), owned=True)
-    g = (total[..., None] - weight) * state.exp_times(xp, options, scale) - weight * rest
-    return g if extra is None else g + state.exp_times(xp, options, extra)
+    """The gradient with respect to the capped logits, (*lead, C); what `f` holds may be written to."""
+    put, state, goal, label = options.backend.put, f.softmax, f.target, f.target.label
+    scale = f.a / (1 + state.s)
+    c = scaled(scale, goal.total)
+    extra = None if f.lse is None else 2 * (scale * options.z_loss * f.lse)
+    with_extra = c if extra is None else c + extra
+    g = options.backend.scaled(xp, state.e, state.lifted(with_extra))
+    if f.share is not None:
+        g = g - f.share
+    if label is not None:
+        share = f.a * (goal.peak + goal.spread_at(xp, options, label))
+        g = put(xp, g, label, with_extra * xp.exp(f.x_y - state.m) - share, owned=True)
+    if goal.spread is None:
+        at_k = xp.where(label == state.k, -state.s_times(c), c)
+    else:
+        q_k = goal.spread_at(xp, options, state.k)
+        if label is not None:
+            q_k = q_k + xp.where(label == state.k, goal.peak, xp.zeros_like(scale))
+        at_k = scale * (goal.total - q_k) - state.s_times(scale * q_k)
+    return put(xp, g, state.k, at_k if extra is None else at_k + extra, owned=True)
 
 
 def _direction(xp: Any, options: Options, f: _Rows, v: Array) -> Array:
     """A tangent or vector (*lead, C) in the precision computed in; in rows of weight 0 it may hold anything."""
-    v = cast(xp, v, options.dtype)
+    v = options.backend.load(xp, v, options.dtype)
     if not options.backend.may_hold(xp, f.uncounted):
         return v
     usable = xp.abs(v) < 0.25 * float(xp.finfo(options.dtype).max)
@@ -282,7 +351,7 @@ def hvp(xp: Any, options: Options, rows: Arrays, shared: Arrays) -> Arrays:
 def hessian(xp: Any, options: Options, rows: Arrays, shared: Arrays) -> Arrays:
     """`hvp`, linear in v to the letter: also in rows of weight 0, where v must be finite."""
     f = _forward(xp, options, rows, shared)
-    return (cast(xp, _hessian(xp, options, f, cast(xp, rows[3], options.dtype)), rows[0].dtype),)
+    return (cast(xp, _hessian(xp, options, f, options.backend.load(xp, rows[3], options.dtype)), rows[0].dtype),)
 
 
 def _hessian(xp: Any, options: Options, f: _Rows, v: Array) -> Array:
@@ -298,11 +367,13 @@ def _hessian(xp: Any, options: Options, f: _Rows, v: Array) -> Array:
     p = state.exp(xp, options) / (1 + state.s)[..., None]
     centred = centred - options.backend.sum(xp, p * centred)[..., None]
     scale = f.a / (1 + state.s)
-    outer = scale * f.target.total if z == 0 else scale * f.target.total + 2 * (scale * z * f.lse)
+    outer = scale * f.target.total if f.lse is None else scale * f.target.total + 2 * (scale * z * f.lse)
     h = state.exp_times(xp, options, outer) * centred
-    # At a maximum far above the rest the mean alone is left, perhaps subnormal before it is scaled.
-    at_maximum = xp.where(state.far, -(outer * state.root * total * state.root), options.backend.pick(xp, h, state.k))
-    h = options.backend.put(xp, h, state.k, at_maximum, owned=True)
+    if state.far is not None:
+        # At a maximum far above the rest the mean alone is left, perhaps subnormal before it is scaled.
+        mean = -(outer * state.root * total * state.root)
+        at_maximum = xp.where(state.far, mean, options.backend.pick(xp, h, state.k))
+        h = options.backend.put(xp, h, state.k, at_maximum, owned=True)
     if z != 0:
         h = h + state.exp_times(xp, options, 2 * (scale * z * (origin + shift)))
     if f.curvature is not None:
@@ -313,33 +384,32 @@ def _hessian(xp: Any, options: Options, f: _Rows, v: Array) -> Array:
 def nll(xp: Any, options: Options, rows: Arrays, shared: Arrays) -> Arrays:
     """Rows ``(log_probs, labels, a)`` -> loss (*lead)."""
     (log_probs, labels, a), (w,) = rows, shared
-    x = cast(xp, log_probs, options.dtype)
+    x = options.backend.load(xp, log_probs, options.dtype)
     goal = target(xp, options, x, labels, w)
-    x = masked(xp, options, x, (a == 0) | (goal.total == 0))
-    zero = xp.where(xp.isfinite(xp.max(x, axis=-1)), xp.zeros_like(a), NAN)
-    if goal.weight is None:
-        return (distance(xp, a * goal.total, zero, options.backend.pick(xp, x, goal.label)),)
-    return (options.backend.sum(xp, distance(xp, a[..., None] * goal.weight, zero[..., None], x)),)
+    x, _, m = highest(xp, options, x, (a == 0) | (goal.total == 0))
+    zero = xp.where(xp.isnan(m), NAN, xp.zeros_like(a))
+    return (_missed(xp, options, goal, a, zero, x)[0],)
 
 
 def logsumexp(xp: Any, options: Options, rows: Arrays, shared: Arrays) -> Arrays:
     """Rows ``(x,)`` -> log-sum-exp (*lead)."""
-    x = cast(xp, rows[0], options.dtype)
-    state = softmax_state(xp, options, x)
-    m = xp.max(x, axis=-1)
-    return (xp.where(xp.isfinite(m), state.m + xp.log1p(state.s), m),)
+    x = options.backend.load(xp, rows[0], options.dtype)
+    state = softmax_state(xp, options, *highest(xp, options, x))
+    lse = state.m + xp.log1p(state.s)
+    return (xp.where(xp.isnan(lse), xp.max(x, axis=-1), lse),)
 
 
 def log_softmax(xp: Any, options: Options, rows: Arrays, shared: Arrays) -> Arrays:
     """Rows ``(x,)`` -> log-probabilities (*lead, C)."""
-    x = cast(xp, rows[0], options.dtype)
-    state = softmax_state(xp, options, x)
+    x = options.backend.load(xp, rows[0], options.dtype)
+    state = softmax_state(xp, options, *highest(xp, options, x))
     return ((x - state.m[..., None]) - xp.log1p(state.s)[..., None],)
 
 
 def softmax(xp: Any, options: Options, rows: Arrays, shared: Arrays) -> Arrays:
     """Rows ``(x,)`` -> probabilities (*lead, C) in the dtype of `x`."""
-    state = softmax_state(xp, options, cast(xp, rows[0], options.dtype))
+    x = options.backend.load(xp, rows[0], options.dtype)
+    state = softmax_state(xp, options, *highest(xp, options, x))
     return (cast(xp, state.exp(xp, options) / (1 + state.s)[..., None], rows[0].dtype),)
 
 
