@@ -217,6 +217,10 @@ class Backend:
         """A block of rows (*lead, C) in `dtype`, laid out in memory as this library computes fastest."""
         return cast(xp, a, dtype)
 
+    def store(self, xp: Any, a: Array, dtype: Any) -> Array:
+        """What was computed, rounded to `dtype`."""
+        return cast(xp, a, dtype)
+
     def top(self, xp: Any, x: Array) -> tuple[Array, Array]:
         """One class of each row (*lead, C) with the row's maximum, and that maximum; inf and NaN are maxima as well.
 

@@ -45,6 +45,7 @@ class Primitives(Protocol):
     """What libraries do in ways of their own; `xent_any.Backend` documents it and has the portable forms."""
 
     def load(self, xp: Any, a: Array, dtype: Any) -> Array: ...
+    def store(self, xp: Any, a: Array, dtype: Any) -> Array: ...
     def top(self, xp: Any, x: Array) -> tuple[Array, Array]: ...
     def pick(self, xp: Any, a: Array, k: Array) -> Array: ...
     def put(self, xp: Any, a: Array, k: Array, value: Array | float, *, owned: bool = False) -> Array: ...
@@ -332,7 +333,7 @@ def loss(xp: Any, options: Options, rows: Arrays, shared: Arrays) -> Arrays:
 def loss_and_grad(xp: Any, options: Options, rows: Arrays, shared: Arrays) -> Arrays:
     """Rows ``(logits, labels, a)`` -> loss (*lead), gradient (*lead, C) in the dtype of the logits."""
     f = _forward(xp, options, rows, shared)
-    return f.loss, cast(xp, f.uncapped(_gradient(xp, options, f)), rows[0].dtype)
+    return f.loss, options.backend.store(xp, f.uncapped(_gradient(xp, options, f)), rows[0].dtype)
 
 
 def loss_and_jvp(xp: Any, options: Options, rows: Arrays, shared: Arrays) -> Arrays:
@@ -345,13 +346,14 @@ def loss_and_jvp(xp: Any, options: Options, rows: Arrays, shared: Arrays) -> Arr
 def hvp(xp: Any, options: Options, rows: Arrays, shared: Arrays) -> Arrays:
     """Rows ``(logits, labels, a, v)`` -> Hessian times v (*lead, C) in the dtype of the logits."""
     f = _forward(xp, options, rows, shared)
-    return (cast(xp, _hessian(xp, options, f, _direction(xp, options, f, rows[3])), rows[0].dtype),)
+    return (options.backend.store(xp, _hessian(xp, options, f, _direction(xp, options, f, rows[3])), rows[0].dtype),)
 
 
 def hessian(xp: Any, options: Options, rows: Arrays, shared: Arrays) -> Arrays:
     """`hvp`, linear in v to the letter: also in rows of weight 0, where v must be finite."""
     f = _forward(xp, options, rows, shared)
-    return (cast(xp, _hessian(xp, options, f, options.backend.load(xp, rows[3], options.dtype)), rows[0].dtype),)
+    v = options.backend.load(xp, rows[3], options.dtype)
+    return (options.backend.store(xp, _hessian(xp, options, f, v), rows[0].dtype),)
 
 
 def _hessian(xp: Any, options: Options, f: _Rows, v: Array) -> Array:
@@ -410,7 +412,7 @@ def softmax(xp: Any, options: Options, rows: Arrays, shared: Arrays) -> Arrays:
     """Rows ``(x,)`` -> probabilities (*lead, C) in the dtype of `x`."""
     x = options.backend.load(xp, rows[0], options.dtype)
     state = softmax_state(xp, options, *highest(xp, options, x))
-    return (cast(xp, state.exp(xp, options) / (1 + state.s)[..., None], rows[0].dtype),)
+    return (options.backend.store(xp, state.exp(xp, options) / (1 + state.s)[..., None], rows[0].dtype),)
 
 
 def binary(xp: Any, options: Options, rows: Arrays, shared: Arrays) -> Arrays:
@@ -422,14 +424,14 @@ def binary_and_grad(xp: Any, options: Options, rows: Arrays, shared: Arrays) -> 
     """Elements ``(logits, labels, positive weight, a)`` -> loss, gradient in the dtype of the logits."""
     loss, x, t, no, yes = _binary(xp, options, rows)
     g = (no * xp.where(x >= 0, 1.0, t) - yes * xp.where(x >= 0, t, 1.0)) / (1 + t)
-    return loss, cast(xp, g, rows[0].dtype)
+    return loss, options.backend.store(xp, g, rows[0].dtype)
 
 
 def _binary(xp: Any, options: Options, rows: Arrays) -> Arrays:
     logits, labels, positive, a = rows
-    x = cast(xp, logits, options.dtype)
+    x = options.backend.load(xp, logits, options.dtype)
     x = xp.where((a == 0) & ~xp.isfinite(x), 0.0, x)
-    y = cast(xp, labels, options.dtype)
+    y = options.backend.load(xp, labels, options.dtype)
     y = xp.where((y >= 0) & (y <= 1), y, NAN)
     no, yes = a * (1 - y), a * y if positive is None else a * y * positive
     # One condition for |x|, max(x, 0) and max(-x, 0): at 0 they are then differentiated on the same side.

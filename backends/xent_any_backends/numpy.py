@@ -5,7 +5,7 @@ import os
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache, lru_cache
+from functools import cache, lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -82,7 +82,11 @@ class NumPy(Backend):
 
     def run(self, task: Task) -> tuple[Any, ...]:
         with np.errstate(all="ignore"):
-            return task.in_blocks(self.block_bytes, _in_threads)
+            return task.in_blocks(self.block_bytes, partial(_in_threads, self.threads()))
+
+    def threads(self) -> int:
+        """So many blocks are computed at a time."""
+        return _threads()
 
 
 FEW = 64
@@ -138,7 +142,7 @@ def _firsts(shape: tuple[int, ...], step: int) -> Any:
     return np.arange(0, math.prod(shape) * step, step).reshape(shape)
 
 
-def _in_threads(function: Callable[[Any], None], items: Sequence[Any]) -> None:
+def _in_threads(count: int, function: Callable[[Any], None], items: Sequence[Any]) -> None:
     """Call the function with each of the items, on all threads."""
     left = iter(items)  # whose next is atomic
 
@@ -151,7 +155,7 @@ def _in_threads(function: Callable[[Any], None], items: Sequence[Any]) -> None:
         finally:
             _local.scratch = None
 
-    others = [_pool().submit(work) for _ in range(min(_threads(), len(items)) - 1)]
+    others = [_pool(count).submit(work) for _ in range(min(count, len(items)) - 1)]
     work()
     for other in others:
         other.result()
@@ -163,8 +167,8 @@ def _threads() -> int:
 
 
 @cache
-def _pool() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(_threads(), "xent_any")
+def _pool(threads: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(threads, "xent_any")
 
 
 os.register_at_fork(after_in_child=_pool.cache_clear)  # threads are not forked

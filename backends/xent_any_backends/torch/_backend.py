@@ -1,9 +1,11 @@
 """How PyTorch runs the kernels, and where their derivatives are attached to its autograd."""
 
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 from array_api_compat import torch as torch_namespace
 from torch._C._functorch import (
@@ -16,6 +18,9 @@ from torch.autograd import forward_ad
 
 from xent_any import Backend, Task
 
+from ..numpy import NumPy
+
+LAST = -1 if sys.byteorder == "little" else 0
 _vjp: Any = torch.func.vjp  # which says that it returns two or three values
 
 
@@ -89,8 +94,12 @@ class Torch(Backend):
 
     def compute(self, task: Task) -> tuple[Any, ...]:
         """Run the task with no derivative attached, in blocks where there are values."""
-        arrays = (a for a in task.arrays if a is not None)
-        return super().run(task) if all(map(self._is_plain, arrays)) else task.at_once()
+        arrays = [a for a in task.arrays if a is not None]
+        if not all(map(self._is_plain, arrays)):
+            return task.at_once()
+        if all(a.device.type == "cpu" for a in arrays):
+            return _in_numpy(task)
+        return super().run(task)
 
     def _is_plain(self, array: Any) -> bool:
         """Whether `array` holds values: it is not traced, fake or inside a transform."""
@@ -100,6 +109,39 @@ class Torch(Backend):
             and not _is_transformed(array)
             and torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.PROXY) is None  # make_fx records operations
         )
+
+
+class _NumPy(NumPy):
+    """On the CPU a tensor's memory is an array's: NumPy's blocks, on as many threads as PyTorch's own operations."""
+
+    def threads(self) -> int:
+        return torch.get_num_threads()
+
+    def load(self, xp: Any, a: Any, dtype: Any) -> Any:
+        if a.dtype == np.uint16:  # the bits of bfloat16, which are the first half of those of float32
+            bits = np.zeros((*a.shape, 2), dtype=np.uint16)
+            bits[..., LAST] = a
+            a = bits.view(np.float32)[..., 0]
+        return super().load(xp, a, dtype)
+
+    def store(self, xp: Any, a: Any, dtype: Any) -> Any:
+        if dtype == np.uint16:
+            return torch.from_numpy(a).to(torch.bfloat16).view(torch.uint16).numpy()
+        return super().store(xp, a, dtype)
+
+
+def _in_numpy(task: Task) -> tuple[Any, ...]:
+    """Run a task of tensors that NumPy can read."""
+    options = task.options._replace(dtype=getattr(np, str(task.options.dtype).rpartition(".")[2]), backend=IN_NUMPY)
+    rows, shared = (tuple(map(_to_numpy, arrays)) for arrays in (task.rows, task.shared))
+    results = IN_NUMPY.run(Task(task.kernel, np, options, rows, shared, task.lead))
+    return tuple(torch.from_numpy(r).view(dtype) for r, dtype in zip(results, task.dtypes(), strict=True))
+
+
+def _to_numpy(array: Any) -> Any:
+    if array is None:
+        return None
+    return (array.view(torch.uint16) if array.dtype == torch.bfloat16 else array).numpy(force=True)
 
 
 def _may_differentiate(array: Any) -> bool:
@@ -199,4 +241,5 @@ def _filled(empty: Task, arrays: Sequence[Any]) -> Task:
     return empty.filled(arrays[: len(empty.arrays)])
 
 
+IN_NUMPY = _NumPy()
 BACKEND = Torch()
