@@ -244,6 +244,11 @@ class Backend:
         """``exp(x - m)`` for x (*lead, C) and m (*lead)."""
         return xp.exp(x - m[..., None])
 
+    def others(self, xp: Any, x: Array, k: Array, m: Array) -> tuple[Array, Array]:
+        """``exp(x - m)`` for x (*lead, C), but 0 at the class k of its maximum m (*lead); and the sum of that."""
+        e = self.put(xp, self.exp(xp, x, m), k, 0.0, owned=True)
+        return e, self.sum(xp, e)
+
     def scaled(self, xp: Any, a: Array, c: Array) -> Array:
         """``c a`` for c (*lead) and a (*lead, C), which may be written to."""
         return a * c[..., None]
@@ -255,6 +260,20 @@ class Backend:
     def may_hold(self, xp: Any, condition: Array) -> bool:
         """Whether `condition` may be true anywhere: true if it cannot be read."""
         return not self.is_readable(condition) or bool(xp.any(condition))
+
+    def either(
+        self, xp: Any, like: Array, usual: Callable[[], tuple[Arrays, Array]], always: Callable[[], Arrays]
+    ) -> Arrays:
+        """What `always` returns, or the results that `usual` returns, if the condition beside them holds nowhere.
+
+        `always` is right everywhere, but takes longer: where arrays such as `like` cannot be read, it is called alone.
+        A backend may return None instead of the last result, to have it computed anew.
+        """
+        if self.is_readable(like):
+            results, condition = usual()
+            if not self.may_hold(xp, condition):
+                return results
+        return always()
 
     def rejects(self, array: Array) -> str | None:
         """Why `array` cannot be computed with although its library's others can; None where it can."""

@@ -50,9 +50,13 @@ class Primitives(Protocol):
     def pick(self, xp: Any, a: Array, k: Array) -> Array: ...
     def put(self, xp: Any, a: Array, k: Array, value: Array | float, *, owned: bool = False) -> Array: ...
     def exp(self, xp: Any, x: Array, m: Array) -> Array: ...
+    def others(self, xp: Any, x: Array, k: Array, m: Array) -> tuple[Array, Array]: ...
     def scaled(self, xp: Any, a: Array, c: Array) -> Array: ...
     def sum(self, xp: Any, a: Array) -> Array: ...
     def is_readable(self, array: Array) -> bool: ...
+    def either(
+        self, xp: Any, like: Array, usual: Callable[[], tuple[Arrays, Array]], always: Callable[[], Arrays]
+    ) -> Arrays: ...
     def may_hold(self, xp: Any, condition: Array) -> bool: ...
     def run(self, task: Any) -> Arrays: ...
 
@@ -87,7 +91,7 @@ class Softmax(NamedTuple):
 
     ``exp(x - m)`` is held as ``e * root * root`` and ``s`` as ``others * root * root``, with `root` 1 but for a row
     whose other classes are all far below its maximum: there ``s`` alone may be subnormal, and have lost its digits,
-    when a multiple of it is not. Where it is known that there is no such row, `far` is None.
+    when a multiple of it is not. Where it is known that there is no such row, `root` is None.
     """
 
     k: Array  # (*lead), one class of each row with the maximum
@@ -95,8 +99,7 @@ class Softmax(NamedTuple):
     e: Array  # (*lead, C), 0 at k
     others: Array  # (*lead), the sum of e
     s: Array  # (*lead)
-    root: Array | float = 1.0  # (*lead)
-    far: Array | None = None  # (*lead) bool, where root is not 1
+    root: Array | None = None  # (*lead)
 
     def exp(self, xp: Any, options: Options) -> Array:
         """``exp(x - m)``, of shape (*lead, C)."""
@@ -108,17 +111,19 @@ class Softmax(NamedTuple):
 
     def lifted(self, c: Array) -> Array:
         """What e is to be multiplied by for ``c exp(x - m)``, for c of shape (*lead)."""
-        return c if self.far is None else c * self.root * self.root
+        return c if self.root is None else c * self.root * self.root
 
     def s_times(self, c: Array) -> Array:
         """``c s``, for c of shape (*lead)."""
-        return c * self.s if self.far is None else c * self.root * self.others * self.root
+        return c * self.s if self.root is None else c * self.root * self.others * self.root
 
     def log1p_times(self, xp: Any, c: Array) -> Array:
         """``c log1p(s)``, for c of shape (*lead); the series, where s is at most C exp(-60)."""
         s = self.s
         near = c * xp.log1p(s)
-        return near if self.far is None else xp.where(self.far, self.s_times(c * (1 - s * (0.5 - s / 3))), near)
+        if self.root is None:
+            return near
+        return xp.where(self.root < 1, self.s_times(c * (1 - s * (0.5 - s / 3))), near)
 
 
 def pairwise_sum(xp: Any, a: Array) -> Array:
@@ -138,38 +143,49 @@ def cast(xp: Any, a: Array, dtype: Any) -> Array:
     return a if a.dtype == dtype else xp.astype(a, dtype)
 
 
-def highest(xp: Any, options: Options, x: Array, uncounted: Array | None = None) -> tuple[Array, Array, Array]:
-    """The logits, one class of each row with its maximum, and that maximum: NaN where it is not finite.
+def highest(xp: Any, options: Options, x: Array, uncounted: Array | None = None) -> tuple[Array, Array, Array | None]:
+    """One class of each row with its maximum, that maximum, and which rows are to be computed as if they were zeros.
 
-    But an `uncounted` row that could not be computed with becomes one of zeros. Only such a row: with respect to its
-    weight of 0, the derivative of a row is its loss.
+    The maximum is NaN where it is not finite. But an `uncounted` row that could not be computed with counts as zeros;
+    only such a row: with respect to its weight of 0, the derivative of a row is its loss.
     """
     k, m = options.backend.top(xp, x)
     broken = ~xp.isfinite(m)
     if not options.backend.may_hold(xp, broken):
-        return x, k, m
+        return k, m, None
     m = xp.where(broken, NAN, m)
-    if uncounted is not None:
-        masked = uncounted & broken
-        x, m = xp.where(masked[..., None], 0.0, x), xp.where(masked, 0.0, m)
-    return x, k, m
+    if uncounted is None:
+        return k, m, None
+    masked = uncounted & broken
+    return k, xp.where(masked, 0.0, m), masked
 
 
-def softmax_state(xp: Any, options: Options, x: Array, k: Array, m: Array) -> Softmax:
+def unbroken(xp: Any, x: Array, masked: Array | None) -> Array:
+    """`x` (*lead, C) with zeros in the rows `masked` (*lead)."""
+    return x if masked is None else xp.where(masked[..., None], 0.0, x)
+
+
+def softmax_state(xp: Any, options: Options, x: Array, k: Array, m: Array, masked: Array | None = None) -> Softmax:
     backend = options.backend
-    if backend.is_readable(m):
-        e = backend.put(xp, backend.exp(xp, x, m), k, 0.0, owned=True)
-        s = backend.sum(xp, e)
-        if not backend.may_hold(xp, s < NEGLIGIBLE):
-            return Softmax(k, m, e, s, s)
-    others = backend.put(xp, x, k, -INF)
-    top = xp.max(others, axis=-1)
-    far = (m - top > FAR) & (top > -INF)
-    base = xp.where(far, top, m)
-    e = backend.exp(xp, others, base)
-    total = backend.sum(xp, e)
+
+    def exp_from(base: Array) -> Array:
+        return backend.exp(xp, backend.put(xp, unbroken(xp, x, masked), k, -INF), base)
+
+    def near() -> tuple[Arrays, Array]:
+        e, s = backend.others(xp, x, k, m)
+        return (m, s, e), s < NEGLIGIBLE if masked is None else masked | (s < NEGLIGIBLE)
+
+    def far() -> Arrays:
+        top = xp.max(backend.put(xp, unbroken(xp, x, masked), k, -INF), axis=-1)
+        base = xp.where((m - top > FAR) & (top > -INF), top, m)
+        e = exp_from(base)
+        return base, backend.sum(xp, e), e
+
+    base, total, e = backend.either(xp, m, near, far)
+    if base is m:
+        return Softmax(k, m, e, total, total)
     root = xp.exp(0.5 * (base - m))
-    return Softmax(k, m, e, total, root * total * root, root, far)
+    return Softmax(k, m, exp_from(base) if e is None else e, total, root * total * root, root)
 
 
 def label_weight(xp: Any, options: Options, rows: Arrays, shared: Arrays) -> Arrays:
@@ -233,7 +249,6 @@ def _cap(xp: Any, options: Options, x: Array) -> tuple[Array, Array | None, Arra
 class _Rows(NamedTuple):
     """What the loss and its derivatives of a block of rows have in common."""
 
-    x: Array  # (*lead, C), capped
     slope: Array | None  # (*lead, C)
     curvature: Array | None  # (*lead, C)
     a: Array  # (*lead)
@@ -258,39 +273,43 @@ def _forward(xp: Any, options: Options, rows: Arrays, shared: Arrays) -> _Rows:
     if options.z_loss == 0 and not isinstance(goal.total, float):
         uncounted = uncounted | (goal.total == 0)
     x, slope, curvature = _cap(xp, options, x)
-    x, k, m = highest(xp, options, x, uncounted)
-    state = softmax_state(xp, options, x, k, m)
-    loss, share, x_y = _missed(xp, options, goal, a, m, x)
+    k, m, masked = highest(xp, options, x, uncounted)
+    state = softmax_state(xp, options, x, k, m, masked)
+    loss, share, x_y = _missed(xp, options, goal, a, m, x, masked)
     loss = loss + state.log1p_times(xp, scaled(a, goal.total))
     lse = None
     if options.z_loss != 0:
         lse = m + xp.log1p(state.s)
         loss = loss + a * options.z_loss * lse * lse
-    return _Rows(x, slope, curvature, a, uncounted, goal, share, x_y, state, lse, loss)
+    return _Rows(slope, curvature, a, uncounted, goal, share, x_y, state, lse, loss)
 
 
-def _missed(xp: Any, options: Options, goal: Target, a: Array, m: Array, x: Array) -> Arrays:
+def _missed(xp: Any, options: Options, goal: Target, a: Array, m: Array, x: Array, masked: Array | None) -> Arrays:
     """``a sum_c Q_c (m - x_c)``, (*lead); `_Rows.share` and `_Rows.x_y`."""
     backend = options.backend
     peak, x_y, share = None, None, None
     if goal.label is not None:
         peak = scaled(a, goal.peak)
         x_y = backend.pick(xp, x, goal.label)
+        x_y = x_y if masked is None else xp.where(masked, 0.0, x_y)
     if goal.spread is not None:
         share = a[..., None] * goal.spread
 
     def total(distance: Callable[[Array, Array, Array], Array]) -> Array:
         terms = [] if peak is None else [distance(peak, m, x_y)]
         if share is not None:
-            terms.append(backend.sum(xp, distance(share, m[..., None], x)))
+            terms.append(backend.sum(xp, distance(share, m[..., None], unbroken(xp, x, masked))))
         return terms[0] if len(terms) == 1 else terms[0] + terms[1]
 
-    careful = partial(total, partial(distance, xp))
-    if not backend.is_readable(x):
-        return careful(), share, x_y
-    quick = total(lambda weight, m, x: weight * (m - x))
-    unsure = ~xp.isfinite(quick)
-    return xp.where(unsure, careful(), quick) if backend.may_hold(xp, unsure) else quick, share, x_y
+    def usual() -> tuple[Arrays, Array]:
+        found = total(lambda weight, m, x: weight * (m - x))
+        return (found, None), ~xp.isfinite(found)
+
+    def always() -> Arrays:
+        (found, _), unsure = usual()  # the same bits for every row, whatever rows are around it
+        return xp.where(unsure, total(partial(distance, xp)), found), None
+
+    return backend.either(xp, x, usual, always)[0], share, x_y
 
 
 def _gradient(xp: Any, options: Options, f: _Rows) -> Array:
@@ -364,17 +383,17 @@ def _hessian(xp: Any, options: Options, f: _Rows, v: Array) -> Array:
     origin = options.backend.pick(xp, u, state.k)
     centred = u - origin[..., None]
     total = options.backend.sum(xp, state.e * centred) / (1 + state.s)
-    shift = state.root * total * state.root
+    shift = total if state.root is None else state.root * total * state.root
     centred = centred - shift[..., None]
     p = state.exp(xp, options) / (1 + state.s)[..., None]
     centred = centred - options.backend.sum(xp, p * centred)[..., None]
     scale = f.a / (1 + state.s)
     outer = scale * f.target.total if f.lse is None else scale * f.target.total + 2 * (scale * z * f.lse)
     h = state.exp_times(xp, options, outer) * centred
-    if state.far is not None:
+    if state.root is not None:
         # At a maximum far above the rest the mean alone is left, perhaps subnormal before it is scaled.
         mean = -(outer * state.root * total * state.root)
-        at_maximum = xp.where(state.far, mean, options.backend.pick(xp, h, state.k))
+        at_maximum = xp.where(state.root < 1, mean, options.backend.pick(xp, h, state.k))
         h = options.backend.put(xp, h, state.k, at_maximum, owned=True)
     if z != 0:
         h = h + state.exp_times(xp, options, 2 * (scale * z * (origin + shift)))
@@ -388,15 +407,15 @@ def nll(xp: Any, options: Options, rows: Arrays, shared: Arrays) -> Arrays:
     (log_probs, labels, a), (w,) = rows, shared
     x = options.backend.load(xp, log_probs, options.dtype)
     goal = target(xp, options, x, labels, w)
-    x, _, m = highest(xp, options, x, (a == 0) | (goal.total == 0))
+    _, m, masked = highest(xp, options, x, (a == 0) | (goal.total == 0))
     zero = xp.where(xp.isnan(m), NAN, xp.zeros_like(a))
-    return (_missed(xp, options, goal, a, zero, x)[0],)
+    return (_missed(xp, options, goal, a, zero, x, masked)[0],)
 
 
 def logsumexp(xp: Any, options: Options, rows: Arrays, shared: Arrays) -> Arrays:
     """Rows ``(x,)`` -> log-sum-exp (*lead)."""
     x = options.backend.load(xp, rows[0], options.dtype)
-    state = softmax_state(xp, options, *highest(xp, options, x))
+    state = softmax_state(xp, options, x, *highest(xp, options, x))
     lse = state.m + xp.log1p(state.s)
     return (xp.where(xp.isnan(lse), xp.max(x, axis=-1), lse),)
 
@@ -404,14 +423,14 @@ def logsumexp(xp: Any, options: Options, rows: Arrays, shared: Arrays) -> Arrays
 def log_softmax(xp: Any, options: Options, rows: Arrays, shared: Arrays) -> Arrays:
     """Rows ``(x,)`` -> log-probabilities (*lead, C)."""
     x = options.backend.load(xp, rows[0], options.dtype)
-    state = softmax_state(xp, options, *highest(xp, options, x))
+    state = softmax_state(xp, options, x, *highest(xp, options, x))
     return ((x - state.m[..., None]) - xp.log1p(state.s)[..., None],)
 
 
 def softmax(xp: Any, options: Options, rows: Arrays, shared: Arrays) -> Arrays:
     """Rows ``(x,)`` -> probabilities (*lead, C) in the dtype of `x`."""
     x = options.backend.load(xp, rows[0], options.dtype)
-    state = softmax_state(xp, options, *highest(xp, options, x))
+    state = softmax_state(xp, options, x, *highest(xp, options, x))
     return (options.backend.store(xp, state.exp(xp, options) / (1 + state.s)[..., None], rows[0].dtype),)
 
 

@@ -55,12 +55,31 @@ class JAX(Backend):
     def is_readable(self, array: Any) -> bool:
         return not isinstance(array, jax.core.Tracer) and all(d.platform == "cpu" for d in array.devices())
 
+    # XLA's reductions on the CPU take arithmetic of floats as it is, at full speed; what selects or compares, and what
+    # two of them share, even a constant, they take from memory.
+
+    def top(self, xp: Any, x: Any) -> tuple[Any, Any]:
+        k, m = _top(x) if x.shape[-1] < EXACT else super().top(xp, x)
+        return k, m
+
+    def pick(self, xp: Any, a: Any, k: Any) -> Any:
+        return a[k] if a.ndim == 1 else jnp.take_along_axis(a, k[..., None], axis=-1)[..., 0]
+
+    def others(self, xp: Any, x: Any, k: Any, m: Any) -> tuple[Any, Any]:
+        if x.shape[-1] >= EXACT:
+            return super().others(xp, x, k, m)
+        distance = 2 * jnp.arange(x.shape[-1], dtype=x.dtype) - (2 * k.astype(x.dtype))[..., None]
+        s = self.sum(xp, jnp.exp(x - m[..., None]) * jnp.minimum(distance * distance, 1))
+        return self.put(xp, self.exp(xp, x, m), k, 0.0), s
+
     def sum(self, xp: Any, a: Any) -> Any:
-        # What is sharded, or of unknown length, cannot be halved. Before JAX 0.6 an array's type has no sharding.
-        spec = getattr(getattr(a.aval, "sharding", None), "spec", ())
-        if isinstance(a.shape[-1], int) and spec[-1:] in ((), (None,)):
-            return super().sum(xp, a)
         return jnp.sum(a, axis=-1)
+
+    def either(self, xp: Any, like: Any, usual: Any, always: Any) -> tuple[Any, ...]:
+        if self.is_readable(like):
+            return super().either(xp, like, usual, always)
+        (*results, _), condition = usual()
+        return *lax.cond(jnp.any(condition), lambda: always()[:-1], lambda: tuple(results)), None
 
     def run(self, task: Task) -> tuple[Any, ...]:
         arrays = [a for a in task.arrays if a is not None]
@@ -72,6 +91,26 @@ class JAX(Backend):
             return task.at_once()  # shards stay where they are
         count = max(1, min(math.prod(task.lead), self.block_bytes // task.row_bytes()))
         return tuple(_compiled(task.kernel, task.options, task.rows, task.shared, task.lead, task.dtypes(), count))
+
+
+EXACT = 1 << 23
+"""So many classes can be numbered in float32."""
+
+
+@jax.custom_jvp
+def _top(x: Any) -> Any:
+    """A class with the maximum, or with one so near that their difference is no normal number; and the maximum."""
+    m = jnp.max(x, axis=-1)
+    count = x.shape[-1]
+    above = jnp.minimum((m[..., None] - x) * (1 / float(np.finfo(x.dtype).tiny)), count)
+    k = jnp.min(above + jnp.arange(count, dtype=x.dtype), axis=-1)
+    return jnp.where(jnp.isfinite(m), k, 0).astype(int), m
+
+
+@_top.defjvp
+def _top_jvp(primals: Any, tangents: Any) -> Any:
+    k, m = _top(*primals)
+    return (k, m), (np.zeros(k.shape, jax.dtypes.float0), BACKEND.pick(jnp, tangents[0], k))
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
@@ -98,7 +137,8 @@ def _derivative(empty: Task, primals: Any, tangents: Any) -> Any:
 
 
 @functools.partial(jax.jit, static_argnums=0)
-@functools.partial(jax.checkpoint, static_argnums=0)  # or the gradient, perhaps in twice the bits, would be kept
+# Or the gradient, perhaps in twice the bits, would be kept. Compiled with the loss, both are computed at once.
+@functools.partial(jax.checkpoint, static_argnums=0, prevent_cse=False)
 def _along_first(empty: Task, arrays: Any, tangent: Any) -> Any:
     return empty.filled(arrays).jvp(tangent)
 
