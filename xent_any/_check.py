@@ -117,7 +117,7 @@ def cross_entropy_problem(
         require_shape("labels", labels, shape, "that of {} {} without axis {}", name, logits.shape, axis)
         labels, ignored, wrong = class_indices(context, labels, count, ignore_index)
         if ignored is not None:
-            weight = xp.where(ignored, 0.0, once(xp, x[..., 0], dtype) if weight is None else weight)
+            weight = xp.where(ignored, 0.0, once(context, x, dtype) if weight is None else weight)
         if class_weight is not None and reduction == "mean" and denominator is None:
             task = Task(_rows.label_weight, xp, options, (labels,), (class_weight,), shape)
             (total,) = backend.run(task)
@@ -136,7 +136,7 @@ def cross_entropy_problem(
             "labels: expected an integer dtype (class indices) or a real floating one (class probabilities), "
             f"got {dtype_text(labels.dtype)}"
         )
-    one = once(xp, x[..., 0], dtype)
+    one = once(context, x, dtype)
     scale, divisor = scaled(context, one, shape, weight, total, wrong, denominator if reduction == "mean" else 1.0)
     problem = Problem(context, options, axis, shape, (x, labels, scale), (class_weight,), scale, divisor, reduction)
     return problem, tuple(classes_last(xp, vector, axis) for vector in vectors.values())
@@ -172,7 +172,7 @@ def binary_problem(
         position = first_true(context, ~((values >= 0) & (values <= 1)))
         if position is not None:
             raise ValueError(f"labels: expected probabilities in [0, 1], but {at(xp, 'labels', labels, position)}")
-    one = once(xp, logits, dtype)
+    one = once(context, logits, dtype)
     if isinstance(pos_weight, float):
         pos_weight = xp.broadcast_to(one * pos_weight, logits.shape)
     elif pos_weight is not None:
@@ -351,9 +351,10 @@ def all_within(context: Context, y: Array, count: int, ignored: int | None) -> b
     return low >= 0 and high < count and (ignored is None or not low <= ignored <= high)
 
 
-def once(xp: Any, like: Array, dtype: Any) -> Array:
-    """1 for each element of `like`, held once: of a shape that broadcasts to that of `like`."""
-    return xp.ones_like(like[tuple(slice(0, min(1, n)) for n in like.shape)], dtype=dtype)
+def once(context: Context, like: Array, dtype: Any) -> Array:
+    """The number 1, where `like` lies: held once for all elements that it is broadcast to."""
+    one = context.backend.arange(context.xp, like, 1) + 1
+    return _rows.cast(context.xp, context.xp.reshape(one, ()), dtype)
 
 
 def scaled(
