@@ -1,0 +1,145 @@
+"""One process: one problem, with so many threads, and nothing left from another.
+
+``python -m xent_any_conformance.bench._worker JOB``, where JOB is JSON; its result is the last line of its output.
+"""
+
+import gc
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from . import _clock, _machine, _memory
+from ._problems import Inputs, Problem, disagreement
+from .contestants import LOSS, Contestant, load, reason
+
+
+def measured(
+    problem: Problem, contestants: Sequence[Contestant], *, seconds: float, threads: int, tell: Callable[[str], None]
+) -> list[dict[str, Any]]:
+    """Check what each contestant answers, then time those that are right.
+
+    Parameters
+    ----------
+    problem : Problem
+    contestants : sequence of Contestant
+    seconds : float
+        The time that each may use, for all its repeats.
+    threads : int
+        How many the process has.
+    tell : callable
+        Told the key of each contestant as it is prepared, the slowest part where it compiles.
+
+    Returns
+    -------
+    list of dict
+        For each contestant what it is, its ``status`` (``timed``, ``wrong``, ``failed`` or ``not there``), the
+        ``reason`` for any but the first, and its times.
+    """
+    cache = _machine.cache_bytes() if problem.device == "cpu" else _gpu_cache_bytes()
+    inputs = Inputs(problem, cache, threads)
+    rows, calls = [], {}
+    for contestant in contestants:
+        tell(contestant.key)
+        row, call = prepared(contestant, inputs)
+        rows.append(row)
+        if call is not None:
+            calls[contestant.key] = call
+    tell("timing")
+    gc.collect()
+    gc.disable()  # as timeit does
+    on_gpu = problem.device != "cpu"
+    batch = _clock.BATCH_SECONDS * (10 if on_gpu else 1)  # a GPU is waited for at the end of a batch
+    found = _clock.timings(calls, seconds, batch_seconds=batch, after=_after(on_gpu))
+    return [row | found.get(row["key"], {}) for row in rows]
+
+
+def prepared(contestant: Contestant, inputs: Inputs) -> tuple[dict[str, Any], Callable[[int], Any] | None]:
+    """The contestant's row, and its call where it gives the right answer."""
+    row: dict[str, Any] = {
+        "key": contestant.key,
+        **{name: getattr(contestant, name) for name in ("name", "library", "group", "computes", "ours", "limit")},
+    }
+    try:
+        call = contestant.prepare(inputs)
+        wait = contestant.wait
+        if wait is not None and inputs.problem.device == "cpu":
+            call = _waiting(call, wait)
+        result = call(0)
+        if wait is not None:
+            wait(result)
+        wrong = None if contestant.limit else _wrong(contestant, inputs, result)
+        if wrong is not None:
+            return row | {"status": "wrong", "reason": wrong}, None
+        for i in range(1, len(inputs) if inputs.problem.nbytes < 1 << 20 else 2):
+            call(i)
+    except NotImplementedError as error:
+        return row | {"status": "not there", "reason": reason(error)}, None
+    except Exception as error:  # noqa: BLE001  (one contestant's failure is a line of the record)
+        return row | {"status": "failed", "reason": reason(error)}, None
+    return row | {"status": "timed"}, call
+
+
+def _wrong(contestant: Contestant, inputs: Inputs, result: Any) -> str | None:
+    if contestant.computes == LOSS:
+        return disagreement(inputs, result, None)
+    if not isinstance(result, tuple) or len(result) != 2:
+        return f"expected a loss and a gradient, got {type(result).__name__}"
+    return disagreement(inputs, *result)
+
+
+def _waiting(call: Callable[[int], Any], wait: Callable[[Any], Any]) -> Callable[[int], Any]:
+    def waited(i: int) -> Any:
+        result = call(i)
+        wait(result)
+        return result
+
+    return waited
+
+
+def _after(on_gpu: bool) -> Callable[[], None]:
+    """Waits for the GPU: all contestants' streams are the same device's."""
+    if not on_gpu:
+        return lambda: None
+    import torch  # noqa: PLC0415  (only there)
+
+    return torch.cuda.synchronize
+
+
+def _gpu_cache_bytes() -> int:
+    import torch  # noqa: PLC0415
+
+    return int(torch.cuda.get_device_properties(0).L2_cache_size)
+
+
+def main(job: dict[str, Any]) -> dict[str, Any]:
+    """What `run` asks for."""
+    threads = int(job["threads"])
+    if threads == 1 and job["pin"] and hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {_machine.cpus()[-1]})
+    problem = Problem(**(job["problem"] | {"shape": tuple(job["problem"]["shape"])}))
+    contestants, missing = load(job["libraries"])
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(threads)
+    if job["contestants"] is not None:
+        contestants = [c for c in contestants if c.key in job["contestants"]]
+    if job["memory"]:
+        (contestant,) = contestants
+        return {"results": [_memory.measured(contestant, problem, threads)], "missing": missing}
+    rows = measured(problem, contestants, seconds=job["seconds"], threads=threads, tell=_tell)
+    return {"results": rows, "missing": missing}
+
+
+def _tell(what: str) -> None:
+    sys.stderr.write(f"\0{what}\n")
+    sys.stderr.flush()
+
+
+if __name__ == "__main__":
+    # What libraries print goes to the error stream; the result goes where the output was.
+    output = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    output.write(json.dumps(main(json.loads(sys.argv[1]))) + "\n")
+    output.flush()
+    os._exit(0)  # no library's threads are waited for
