@@ -102,10 +102,14 @@ def _add_bench_arguments(bench: argparse.ArgumentParser) -> None:
     several("--labels", LABELS, LABELS[:1], f"of {', '.join(LABELS)} (default: the first)")
     bench.add_argument("--threads", nargs="+", type=_threads, default=["1", "all"], metavar="N", help="default: 1 all")
     bench.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="default: %(default)s")
-    bench.add_argument("--seconds", type=float, default=1.0, help="for each function and problem (default: 1)")
+    bench.add_argument("--seconds", type=float, default=0.5, help="for each function and problem (default: 0.5)")
+    bench.add_argument("--full", action="store_true", help="other dtypes, labels and sizes, and peak memory, as well")
     bench.add_argument("--memory", action="store_true", help="peak memory too, each in a process of its own")
     bench.add_argument("--record", type=Path, metavar="FILE", help="show this run, which --json wrote")
     bench.add_argument("--json", type=Path, metavar="FILE", help="write the whole run")
+    bench.add_argument("--html", type=Path, metavar="FILE", help="write one page with plots")
+    bench.add_argument("--guard", type=Path, metavar="FILE", help="compare counts with those in FILE, and time nothing")
+    bench.add_argument("--update", action="store_true", help="with --guard: write FILE instead")
 
 
 def _certify(options: argparse.Namespace, command: str) -> int:

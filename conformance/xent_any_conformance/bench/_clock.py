@@ -15,8 +15,11 @@ PAUSE_SECONDS = 0.01
 SETTLE_SECONDS = 0.05
 """A contestant that is faster than this runs once before it is timed: it then finds threads and allocator its own."""
 
-FEWEST, FEWEST_SLOW, MOST = 7, 3, 101
-"""Repeats of one contestant; slow is one that a single call takes all of its time."""
+FEWEST, FEWEST_SLOW, MOST = 5, 3, 101
+"""Repeats of one contestant."""
+
+SLOW_SECONDS = 1.0
+"""Who takes longer than this for one call has fewer repeats."""
 
 Call = Callable[[int], Any]
 """Runs on the i-th of the inputs, in turn, and waits for the result."""
@@ -87,7 +90,7 @@ def timings(
 
 
 def _wants_more(times: list[float], used: float, seconds: float, one: float) -> bool:
-    fewest = FEWEST if one < seconds else FEWEST_SLOW
+    fewest = FEWEST if one < SLOW_SECONDS else FEWEST_SLOW
     return len(times) < fewest or (used < seconds and len(times) < MOST)
 
 

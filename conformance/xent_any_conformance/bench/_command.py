@@ -6,9 +6,20 @@ from itertools import product
 
 from rich.console import Console
 
-from . import _summary, _terminal
-from ._problems import SHAPES, Problem
+from . import _summary, _terminal, guard
+from ._problems import DTYPES, OPTIONS, SHAPES, SOME, Problem
 from ._run import Plan, Record, run
+
+
+def problems(options: argparse.Namespace) -> list[Problem]:
+    """What is asked for; in full also each other dtype, and each other kind of labels, on some of the shapes."""
+    shapes = options.shapes or SHAPES
+    wanted = list(product(options.dtypes, options.labels, shapes))
+    if options.full:
+        some = [shape for shape in shapes if shape in SOME or options.shapes]
+        wanted += [(dtype, "index", shape) for dtype in DTYPES for shape in some]
+        wanted += [("float32", option, shape) for option in OPTIONS for shape in some]
+    return [Problem(shape, dtype, option, options.device) for dtype, option, shape in dict.fromkeys(wanted)]
 
 
 def main(options: argparse.Namespace, command: str) -> int:
@@ -17,22 +28,21 @@ def main(options: argparse.Namespace, command: str) -> int:
     Returns
     -------
     int
-        0; 1 where a contestant fails or gives a wrong answer; 2 where the command cannot be run.
+        0; 1 where a contestant fails or gives a wrong answer, or a count has grown; 2 where nothing was compared.
     """
+    if options.guard:
+        return guard.main(options.guard, options.update, command)
     console = Console()
     if options.record:
         record: Record = json.loads(options.record.read_text(encoding="utf-8"))
     else:
-        problems = [
-            Problem(shape, dtype, option, options.device)
-            for dtype, option, shape in product(options.dtypes, options.labels, options.shapes or SHAPES)
-        ]
         plan = Plan(
-            problems,
+            problems(options),
             threads=options.threads,
             libraries=options.libraries,
             seconds=options.seconds,
-            memory=options.memory,
+            memory=options.memory or options.full,
+            growth=options.full,
             command=command,
         )
         with console.status("starting") as status:
@@ -40,4 +50,8 @@ def main(options: argparse.Namespace, command: str) -> int:
     _terminal.terminal(record, console)
     if options.json:
         options.json.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    if options.html:
+        from . import _page  # noqa: PLC0415  (matplotlib takes a second)
+
+        options.html.write_text(_page.html(record), encoding="utf-8")
     return 1 if _summary.wrong(record) else 0

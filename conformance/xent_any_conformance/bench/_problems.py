@@ -23,6 +23,9 @@ SHAPES = (
     (256, 128256),
     (128, 256000),
 )
+SOME = ((65536, 10), (8192, 1000), (4, 21, 512, 512), (256, 128256))
+"""Those of other dtypes and labels, in a full run."""
+
 DTYPES = {"float32": 4, "float64": 8, "bfloat16": 2, "float16": 2}
 """Each dtype's bytes."""
 

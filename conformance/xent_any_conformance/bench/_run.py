@@ -20,6 +20,9 @@ from .contestants import LIBRARIES
 Record = dict[str, Any]
 Tell = Callable[[str], None]
 
+GROWING, GROWING_BESIDE = range(5, 16), 1000
+"""The powers of two that N and C take in turn, and what the other one is."""
+
 LONGEST_SECONDS = 1800
 """A process that takes longer is ended."""
 
@@ -37,7 +40,10 @@ class Plan(NamedTuple):
     seconds : float
         The time that each contestant may use for one problem.
     memory : bool
-        Whether peak memory is measured as well: a process for each contestant and problem, with the first of `threads`.
+        Whether peak memory is measured as well: a process for each contestant and problem, with the last of `threads`.
+    growth : bool
+        Whether sizes that double are timed as well, with the last of `threads`, by all but what is compiled by PyTorch,
+        which takes longest to prepare.
     command : str
         What reproduces the run.
     """
@@ -45,8 +51,9 @@ class Plan(NamedTuple):
     problems: Sequence[Problem]
     threads: Sequence[str] = ("1", "all")
     libraries: Sequence[str] = ()
-    seconds: float = 1.0
+    seconds: float = 0.5
     memory: bool = False
+    growth: bool = False
     command: str = ""
 
 
@@ -69,22 +76,24 @@ def run(plan: Plan, tell: Tell = lambda text: None) -> Record:
     start = time.perf_counter()
     cases: list[Record] = []
     missing: dict[str, str] = {}
+    counts = list(dict.fromkeys(map(count, plan.threads)))
+
+    def timed(problem: Problem, threads: int, growth: str = "") -> Record:
+        about = f"{problem.name} {problem.dtype} {problem.option}, {threads} thread{'s' * (threads != 1)}"
+        job = job_of(problem, threads, plan.libraries, plan.seconds)
+        answer = work(job | ({"without": ["torch compiled"]} if growth else {}), lambda what: tell(f"{about}: {what}"))
+        missing.update(answer["missing"])
+        case = {"problem": problem._asdict(), "threads": threads, "growth": growth, "results": answer["results"]}
+        return case | ({"failed": answer["failed"]} if "failed" in answer else {})
+
     for problem in plan.problems:
-        for threads in dict.fromkeys(map(count, plan.threads)):
-            about = f"{problem.name} {problem.dtype} {problem.option}, {threads} thread{'s' * (threads != 1)}"
-
-            def told(what: str, about: str = about) -> None:
-                tell(f"{about}: {what}")
-
-            job = job_of(problem, threads, plan.libraries, plan.seconds)
-            answer = work(job, told)
-            missing |= answer["missing"]
-            cases.append(
-                {"problem": problem._asdict(), "threads": threads, "results": answer["results"]}
-                | ({"failed": answer["failed"]} if "failed" in answer else {})
-            )
+        of_problem = [timed(problem, threads) for threads in counts]
         if plan.memory:
-            _add_memory(plan, problem, cases[-len(set(map(count, plan.threads))) :], tell)
+            _add_memory(problem, of_problem, tell)
+        cases += of_problem
+    if plan.growth:
+        device = plan.problems[0].device
+        cases += [timed(Problem(s, device=device), counts[-1], axis) for axis, s in growing()]
     return {
         "xent_any": xent_any.__version__,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -96,6 +105,12 @@ def run(plan: Plan, tell: Tell = lambda text: None) -> Record:
         "missing": [{"library": name, "reason": why} for name, why in missing.items()],
         "cases": cases,
     }
+
+
+def growing() -> list[tuple[str, tuple[int, int]]]:
+    """Shapes whose N, then whose C, doubles over three decades."""
+    sizes = [2**k for k in range(GROWING.start, GROWING.stop)]
+    return [("N", (size, GROWING_BESIDE)) for size in sizes] + [("C", (GROWING_BESIDE, size)) for size in sizes]
 
 
 def count(threads: str) -> int:
@@ -111,21 +126,23 @@ def job_of(problem: Problem, threads: int, libraries: Sequence[str], seconds: fl
         "pin": True,
         "libraries": list(libraries),
         "contestants": None,
+        "without": [],
         "seconds": seconds,
         "memory": False,
+        "limits": True,
     }
 
 
-def _add_memory(plan: Plan, problem: Problem, cases: Sequence[Record], tell: Tell) -> None:
+def _add_memory(problem: Problem, cases: Sequence[Record], tell: Tell) -> None:
     """Of those that were timed."""
-    timed = dict.fromkeys(row["key"] for case in cases for row in case["results"] if row["status"] == "timed")
-    threads = cases[-1]["threads"]
-    for key in timed:
+    timed = {row["key"]: row for case in cases for row in case["results"] if row["status"] == "timed"}
+    for key, row in timed.items():
         tell(f"{problem.name} {problem.dtype} {problem.option}: memory of {key}")
-        job = job_of(problem, threads, plan.libraries) | {"contestants": [key], "memory": True}
-        found: Record = next(iter(work(job)["results"]), {})
-        for row in (row for case in cases for row in case["results"] if row["key"] == key):
-            row |= {name: found[name] for name in ("peak_bytes", "peak_is") if name in found}
+        library = row["group"].split()[0] if row["ours"] else row["library"]
+        job = job_of(problem, cases[-1]["threads"], [library]) | {"contestants": [key], "memory": True}
+        found: Record = next(iter(work(job | {"limits": row["limit"]})["results"]), {})
+        for other in (r for case in cases for r in case["results"] if r["key"] == key):
+            other |= {name: found[name] for name in ("peak_bytes", "peak_is") if name in found}
 
 
 def work(job: Record, tell: Tell = lambda text: None) -> Record:

@@ -10,6 +10,14 @@ Record: TypeAlias = dict[str, Any]
 Row: TypeAlias = dict[str, Any]
 
 
+LEGEND = (
+    "time: the median of the repeats, and half the distance of their quartiles. / limit: the time over what memory "
+    "alone takes: a pass that reads the logits for the loss, a copy of them for loss + gradient, one after the other "
+    "for forward then backward. / ours: over the time of xent_any on the same arrays, compiled or not; above 1 is "
+    "slower than ours. peak: extra memory at the peak of a call, its results among it, over the bytes of the logits."
+)
+
+
 class Line(NamedTuple):
     """A contestant's figures in one case, in seconds; None for what there is not."""
 

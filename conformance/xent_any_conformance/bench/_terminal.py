@@ -4,19 +4,14 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ._summary import Case, Record, about, cases, duration, kinds, ratio, reasons, spread, title, wrong
-
-LEGEND = (
-    "time: the median of the repeats, and half the distance of their quartiles. / limit: the time over what memory "
-    "alone takes: a pass that reads the logits for the loss, a copy of them for loss + gradient, one after the other "
-    "for forward then backward. / ours: over the time of xent_any on the same arrays, compiled or not; above 1 is "
-    "slower than ours. peak: extra memory at the peak of a call, its results among it, over the bytes of the logits."
-)
+from ._summary import LEGEND, Case, Record, about, cases, duration, kinds, ratio, reasons, spread, title, wrong
 
 
 def terminal(record: Record, console: Console) -> None:
     """Print a table for each case, what was left out and why, and what went wrong."""
     for case in cases(record):
+        if case.record["growth"]:
+            continue  # the page plots them
         console.print()
         console.print(_table(case))
     console.print()

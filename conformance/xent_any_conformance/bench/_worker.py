@@ -119,11 +119,11 @@ def main(job: dict[str, Any]) -> dict[str, Any]:
     if threads == 1 and job["pin"] and hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {_machine.cpus()[-1]})
     problem = Problem(**(job["problem"] | {"shape": tuple(job["problem"]["shape"])}))
-    contestants, missing = load(job["libraries"])
+    contestants, missing = load(job["libraries"], limits=job["limits"])
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(threads)
-    if job["contestants"] is not None:
-        contestants = [c for c in contestants if c.key in job["contestants"]]
+    wanted = job["contestants"] or [c.key for c in contestants if c.group not in job["without"]]
+    contestants = [c for c in contestants if c.key in wanted]
     if job["memory"]:
         (contestant,) = contestants
         return {"results": [_memory.measured(contestant, problem, threads)], "missing": missing}

@@ -71,17 +71,19 @@ class Contestant(NamedTuple):
         return self.library == "xent-any"
 
 
-def load(libraries: Sequence[str] = ()) -> tuple[list[Contestant], dict[str, str]]:
+def load(libraries: Sequence[str] = (), *, limits: bool = True) -> tuple[list[Contestant], dict[str, str]]:
     """The contestants that can be had here, and why a library's cannot.
 
     Parameters
     ----------
     libraries : sequence of str
         Only contestants of these libraries, ours on their arrays, and the limits; by default all.
+    limits : bool
+        Whether the limits, which are always timed, are wanted.
     """
     found: list[Contestant] = []
     missing = {}
-    for module in _modules(libraries):
+    for module in _modules(libraries, limits):
         try:
             found += importlib.import_module(f"{__name__}.{module}").CONTESTANTS
         except Exception as error:  # noqa: BLE001  (whatever keeps it from being imported is the reason)
@@ -89,11 +91,11 @@ def load(libraries: Sequence[str] = ()) -> tuple[list[Contestant], dict[str, str
     return found, missing
 
 
-def _modules(libraries: Sequence[str]) -> list[str]:
-    """Those with contestants of these libraries, with ours beside them, and with the limits."""
+def _modules(libraries: Sequence[str], limits: bool) -> list[str]:
+    """Those with contestants of these libraries, with ours beside them, and with the limits or without."""
     chosen = {m for m, (library, _) in MODULES.items() if library in libraries or not libraries}
     chosen |= {MODULES[m][1] for m in chosen}
-    return [m for m in MODULES if m in chosen or m.startswith("_limits")]
+    return [m for m in MODULES if (limits if m.startswith("_limits") else m in chosen)]
 
 
 def reason(error: BaseException) -> str:
