@@ -48,10 +48,15 @@ def measured(
             calls[contestant.key] = call
     tell("timing")
     gc.collect()
+    is_enabled = gc.isenabled()
     gc.disable()  # as timeit does
     on_gpu = problem.device != "cpu"
     batch = _clock.BATCH_SECONDS * (10 if on_gpu else 1)  # a GPU is waited for at the end of a batch
-    found = _clock.timings(calls, seconds, batch_seconds=batch, after=_after(on_gpu))
+    try:
+        found = _clock.timings(calls, seconds, batch_seconds=batch, after=_after(on_gpu))
+    finally:
+        if is_enabled:
+            gc.enable()
     return [row | found.get(row["key"], {}) for row in rows]
 
 

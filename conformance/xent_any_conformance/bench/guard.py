@@ -22,7 +22,7 @@ BYTES_SLACK = 0.01
 
 
 class Source(NamedTuple):
-    """A function that counts; its counts depend on these distributions, and on the version of Python where `python` says so."""
+    """A function that counts, the distributions that its counts depend on, and whether they depend on Python's."""
 
     counts: Callable[[], Counts]
     distributions: tuple[str, ...]
@@ -51,7 +51,7 @@ def _numpy() -> Counts:
 
 
 def calls(function: Callable[[], Any]) -> int:
-    """How many functions, of Python and of C, the second of two calls enters."""
+    """How many functions, of Python and of C, the second of two calls enters, itself among them."""
     function()
     entered = 0
 
@@ -65,7 +65,7 @@ def calls(function: Callable[[], Any]) -> int:
         function()
     finally:
         sys.setprofile(before)
-    return entered - 2  # `function` itself, and the setprofile that ends it
+    return entered - 1  # the setprofile that ends it
 
 
 def _torch() -> Counts:
@@ -188,7 +188,7 @@ def count_apart() -> dict[str, Any]:
 
 
 class Verdict(NamedTuple):
-    """One count, by `name`, beside the recorded one; `state` is ``same``, ``fewer``, ``grown``, ``new`` or ``not compared``."""
+    """A count beside the recorded one; `state` is ``same``, ``fewer``, ``grown``, ``new`` or ``not compared``."""
 
     name: str
     recorded: float | None

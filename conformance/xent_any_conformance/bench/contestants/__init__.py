@@ -107,14 +107,10 @@ def reason(error: BaseException) -> str:
 
 
 def version(library: str) -> str | None:
-    """The version of a distribution, however its wheels are called."""
-    for name in (library, *(d for d in _distributions().get(library, ()))):
+    """The version of a distribution; of CuPy's, for one version of CUDA or another."""
+    for name in ("cupy", "cupy-cuda12x", "cupy-cuda13x") if library == "cupy" else (library,):
         try:
             return importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
     return None
-
-
-def _distributions() -> dict[str, list[str]]:
-    return dict(importlib.metadata.packages_distributions())
