@@ -314,6 +314,23 @@ def test_the_command(tmp_path, capsys):
     assert "HalfMultinomialLoss" in capsys.readouterr().out
 
 
+def test_an_unknown_library(capsys):
+    assert cli.main(["bench", "--libraries", "pytorch"]) == 2
+    assert "unknown: pytorch; known: numpy, torch, " in capsys.readouterr().out
+
+
+def test_on_a_gpu_the_last_result_is_waited_for():
+    waited = []
+    pending = _worker.Pending()
+    call = pending.keeping(lambda i: 10 * i, waited.append)
+    call(1)
+    call(2)
+    assert waited == []
+    pending.finish()
+    pending.finish()
+    assert waited == [20]
+
+
 def test_a_wrong_answer_fails_the_command(tmp_path, capsys):
     record = made_up()
     record["cases"][0]["results"][3] |= {"status": "wrong", "reason": "the loss is 1, not 2"}

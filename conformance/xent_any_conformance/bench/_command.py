@@ -9,6 +9,7 @@ from rich.console import Console
 from . import _summary, _terminal, guard
 from ._problems import DTYPES, OPTIONS, SHAPES, SOME, Problem
 from ._run import Plan, Record, run
+from .contestants import LIBRARIES
 
 
 def problems(options: argparse.Namespace) -> list[Problem]:
@@ -33,6 +34,10 @@ def main(options: argparse.Namespace, command: str) -> int:
     if options.guard:
         return guard.main(options.guard, options.update, command)
     console = Console()
+    unknown = set(options.libraries) - set(LIBRARIES)
+    if unknown:
+        console.print(f"unknown: {', '.join(sorted(unknown))}; known: {', '.join(LIBRARIES)}", style="bold red")
+        return 2
     if options.record:
         record: Record = json.loads(options.record.read_text(encoding="utf-8"))
     else:

@@ -76,6 +76,7 @@ def run(plan: Plan, tell: Tell = lambda text: None) -> Record:
     start = time.perf_counter()
     cases: list[Record] = []
     missing: dict[str, str] = {}
+    machine = _machine.facts()
     counts = list(dict.fromkeys(map(count, plan.threads)))
 
     def timed(problem: Problem, threads: int, growth: str = "") -> Record:
@@ -83,6 +84,8 @@ def run(plan: Plan, tell: Tell = lambda text: None) -> Record:
         job = job_of(problem, threads, plan.libraries, plan.seconds)
         answer = work(job | ({"without": ["torch compiled"]} if growth else {}), lambda what: tell(f"{about}: {what}"))
         missing.update(answer["missing"])
+        if answer.get("gpu"):
+            machine["gpu"] = answer["gpu"]
         case = {"problem": problem._asdict(), "threads": threads, "growth": growth, "results": answer["results"]}
         return case | ({"failed": answer["failed"]} if "failed" in answer else {})
 
@@ -97,7 +100,7 @@ def run(plan: Plan, tell: Tell = lambda text: None) -> Record:
     return {
         "xent_any": xent_any.__version__,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "machine": _machine.facts(),
+        "machine": machine,
         "versions": _machine.versions(LIBRARIES),
         "command": plan.command,
         "seconds_of_each": plan.seconds,
@@ -123,7 +126,6 @@ def job_of(problem: Problem, threads: int, libraries: Sequence[str], seconds: fl
     return {
         "problem": problem._asdict(),
         "threads": threads,
-        "pin": True,
         "libraries": list(libraries),
         "contestants": None,
         "without": [],

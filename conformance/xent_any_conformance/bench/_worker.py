@@ -11,8 +11,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from . import _clock, _machine, _memory
+from ._clock import Call
 from ._problems import Inputs, Problem, disagreement
 from .contestants import LOSS, Contestant, load, reason
+
+GPU_CACHE_BYTES = 1 << 26
+"""Twice this is more than the second-level cache of an H100, 50 MB, or of a B200, 126 MB."""
 
 
 def measured(
@@ -37,30 +41,30 @@ def measured(
         For each contestant what it is, its ``status`` (``timed``, ``wrong``, ``failed`` or ``not there``), the
         ``reason`` for any but the first, and its times.
     """
-    cache = _machine.cache_bytes() if problem.device == "cpu" else _gpu_cache_bytes()
-    inputs = Inputs(problem, cache, threads)
+    on_gpu = problem.device != "cpu"
+    inputs = Inputs(problem, GPU_CACHE_BYTES if on_gpu else _machine.cache_bytes(), threads)
+    pending = Pending()
     rows, calls = [], {}
     for contestant in contestants:
         tell(contestant.key)
         row, call = prepared(contestant, inputs)
         rows.append(row)
         if call is not None:
-            calls[contestant.key] = call
+            calls[contestant.key] = pending.keeping(call, contestant.wait) if on_gpu else call
     tell("timing")
     gc.collect()
     is_enabled = gc.isenabled()
     gc.disable()  # as timeit does
-    on_gpu = problem.device != "cpu"
     batch = _clock.BATCH_SECONDS * (10 if on_gpu else 1)  # a GPU is waited for at the end of a batch
     try:
-        found = _clock.timings(calls, seconds, batch_seconds=batch, after=_after(on_gpu))
+        found = _clock.timings(calls, seconds, batch_seconds=batch, after=pending.finish)
     finally:
         if is_enabled:
             gc.enable()
     return [row | found.get(row["key"], {}) for row in rows]
 
 
-def prepared(contestant: Contestant, inputs: Inputs) -> tuple[dict[str, Any], Callable[[int], Any] | None]:
+def prepared(contestant: Contestant, inputs: Inputs) -> tuple[dict[str, Any], Call | None]:
     """The contestant's row, and its call where it gives the right answer."""
     row: dict[str, Any] = {
         "key": contestant.key,
@@ -68,22 +72,18 @@ def prepared(contestant: Contestant, inputs: Inputs) -> tuple[dict[str, Any], Ca
     }
     try:
         call = contestant.prepare(inputs)
-        wait = contestant.wait
-        if wait is not None and inputs.problem.device == "cpu":
-            call = _waiting(call, wait)
-        result = call(0)
-        if wait is not None:
-            wait(result)
+        waited = _waiting(call, contestant.wait)
+        result = waited(0)
         wrong = None if contestant.limit else _wrong(contestant, inputs, result)
         if wrong is not None:
             return row | {"status": "wrong", "reason": wrong}, None
         for i in range(1, len(inputs) if inputs.problem.nbytes < 1 << 20 else 2):
-            call(i)
+            waited(i)
     except NotImplementedError as error:
         return row | {"status": "not there", "reason": reason(error)}, None
     except Exception as error:  # noqa: BLE001  (one contestant's failure is a line of the record)
         return row | {"status": "failed", "reason": reason(error)}, None
-    return row | {"status": "timed"}, call
+    return row | {"status": "timed"}, waited if inputs.problem.device == "cpu" else call
 
 
 def _wrong(contestant: Contestant, inputs: Inputs, result: Any) -> str | None:
@@ -94,7 +94,11 @@ def _wrong(contestant: Contestant, inputs: Inputs, result: Any) -> str | None:
     return disagreement(inputs, *result)
 
 
-def _waiting(call: Callable[[int], Any], wait: Callable[[Any], Any]) -> Callable[[int], Any]:
+def _waiting(call: Call, wait: Callable[[Any], Any] | None) -> Call:
+    """The call, and waiting for its result."""
+    if wait is None:
+        return call
+
     def waited(i: int) -> Any:
         result = call(i)
         wait(result)
@@ -103,26 +107,35 @@ def _waiting(call: Callable[[int], Any], wait: Callable[[Any], Any]) -> Callable
     return waited
 
 
-def _after(on_gpu: bool) -> Callable[[], None]:
-    """Waits for the GPU: all contestants' streams are the same device's."""
-    if not on_gpu:
-        return lambda: None
-    import torch  # noqa: PLC0415  (only there)
+class Pending:
+    """What a GPU has been given to do: it works in order, so that the last result is waited for."""
 
-    return torch.cuda.synchronize
+    def __init__(self) -> None:
+        self._wait: Callable[[Any], Any] | None = None
+        self._result: Any = None
 
+    def keeping(self, call: Call, wait: Callable[[Any], Any] | None) -> Call:
+        """The call, with its result kept to be waited for."""
 
-def _gpu_cache_bytes() -> int:
-    import torch  # noqa: PLC0415
+        def kept(i: int) -> None:
+            self._wait, self._result = wait, call(i)
 
-    return int(torch.cuda.get_device_properties(0).L2_cache_size)
+        return kept
+
+    def finish(self) -> None:
+        """Wait."""
+        if self._wait is not None:
+            self._wait(self._result)
+        elif self._result is not None:
+            sys.modules["torch"].cuda.synchronize()
+        self._wait = self._result = None
 
 
 def main(job: dict[str, Any]) -> dict[str, Any]:
     """What `run` asks for."""
     threads = int(job["threads"])
-    if threads == 1 and job["pin"] and hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, {_machine.cpus()[-1]})
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, _machine.cpus()[-threads:])
     problem = Problem(**(job["problem"] | {"shape": tuple(job["problem"]["shape"])}))
     contestants, missing = load(job["libraries"], limits=job["limits"])
     if "torch" in sys.modules:
@@ -133,7 +146,8 @@ def main(job: dict[str, Any]) -> dict[str, Any]:
         (contestant,) = contestants
         return {"results": [_memory.measured(contestant, problem, threads)], "missing": missing}
     rows = measured(problem, contestants, seconds=job["seconds"], threads=threads, tell=_tell)
-    return {"results": rows, "missing": missing}
+    gpu = sys.modules["torch"].cuda.get_device_name() if problem.device != "cpu" and "torch" in sys.modules else None
+    return {"results": rows, "missing": missing, "gpu": gpu}
 
 
 def _tell(what: str) -> None:

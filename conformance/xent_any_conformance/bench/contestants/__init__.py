@@ -22,6 +22,7 @@ MODULES = {
     "_liger": ("liger-kernel", "_torch"),
     "_quack": ("quack-kernels", "_torch"),
     "_flash": ("flash-attn", "_torch"),
+    "_cce": ("cut-cross-entropy", "_torch"),
     "_jax": ("jax", ""),
     "_optax": ("optax", "_jax"),
     "_mlx": ("mlx", ""),
