@@ -232,7 +232,7 @@ def test_the_terminal_shows_the_ratios_and_names_what_is_missing_aloud():
     text = output.getvalue()
     assert re.search(r"scipy log_softmax +10\.0 ms +±10 % +10\.0 +2\.50 +0\.75", text)
     assert "without a-library: not installed (No module named 'a')" in text
-    assert "not timed: mlx other: no such labels (3x4, 6x4, 3x8)" in text
+    assert "not timed: mlx: no such labels (3x4 float32 index, 6x4 float32 index, 3x8 float32 index)" in text
 
 
 def test_the_page_has_every_figure_and_every_number():
@@ -312,6 +312,18 @@ def test_the_command(tmp_path, capsys):
     assert "<svg" in page.read_text(encoding="utf-8")
     assert cli.main(["bench", "--record", str(json_file)]) == 0
     assert "HalfMultinomialLoss" in capsys.readouterr().out
+
+
+def test_a_peer_that_goes_astray_in_half_precision_is_no_failure_of_the_run():
+    record = made_up()
+    record["cases"][0]["results"][4] |= {"status": "wrong", "reason": "the loss is inf, not 2"}
+    assert len(_summary.wrong(record)) > 0
+    for case in record["cases"]:
+        case["problem"]["dtype"] = "float16"
+    assert _summary.wrong(record) == []
+    assert any(why == "scipy log_softmax: the loss is inf, not 2" for why, _ in _summary.reasons(record))
+    record["cases"][0]["results"][3] |= {"status": "wrong", "reason": "the loss is inf, not 2"}
+    assert len(_summary.wrong(record)) > 0
 
 
 def test_an_unknown_library(capsys):
