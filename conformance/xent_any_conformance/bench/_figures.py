@@ -136,7 +136,8 @@ def growth(cases: Sequence[Case]) -> str | None:
             axes.set(xscale="log", yscale="log", xlabel=axis, title=f"{kind}, {'CN'['NC'.index(axis)]} = {other}")
             finish(axes)
         line_of_axes[0].set_ylabel("ms", color=TEXT)
-        line_of_axes[0].legend(fontsize=7.5, frameon=False, labelcolor=TEXT)
+        beside: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1.01, 1)}
+        line_of_axes[1].legend(fontsize=8, frameon=False, labelcolor=TEXT, **beside)
     return svg(figure)
 
 

@@ -41,7 +41,7 @@ AXIS = 1
 
 SMOOTHING, IGNORED, IGNORE_INDEX = 0.1, 0.3, -100
 
-MOST_BYTES, MOST_ARRAYS = 1 << 29, 64
+MOST_BYTES, MOST_ARRAYS = 1 << 29, 256
 """At most so many bytes, or arrays, of logits are rotated; two arrays in any case."""
 
 # Of the gradient's sum of absolute values, and of its largest; of the loss. bfloat16 has two and a half digits, and
