@@ -382,6 +382,19 @@ def test_peak_memory_is_that_of_each_contestant(monkeypatch):
     assert all(r.get("peak_bytes") == (len(r["key"]) if r["status"] == "timed" else None) for r in case["results"])
 
 
+def test_a_failure_to_measure_memory_is_said(monkeypatch):
+    def work(job, tell=None):
+        if job["memory"]:
+            return {"results": [], "missing": {}, "failed": "killed"}
+        return {"results": [row("cross_entropy", "xent-any", "numpy", LOSS, 1.0)], "missing": {}}
+
+    monkeypatch.setattr(_run, "work", work)
+    record = _run.run(_run.Plan([PROBLEM], threads=["1"], memory=True))
+    assert _summary.wrong(record) == [
+        "6x5, float32, index labels, 1 thread: memory of loss: numpy: xent-any cross_entropy: killed"
+    ]
+
+
 def test_growth_spans_three_decades():
     shapes = _run.growing()
     for axis, size in (("N", 0), ("C", 1)):

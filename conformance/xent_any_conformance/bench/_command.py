@@ -3,6 +3,7 @@
 import argparse
 import json
 from itertools import product
+from pathlib import Path
 
 from rich.console import Console
 
@@ -43,7 +44,7 @@ def main(options: argparse.Namespace, command: str) -> int:
     else:
         plan = Plan(
             problems(options),
-            threads=options.threads,
+            threads=options.threads if options.device == "cpu" else ["all"],
             libraries=options.libraries,
             seconds=options.seconds,
             memory=options.memory or options.full,
@@ -51,12 +52,17 @@ def main(options: argparse.Namespace, command: str) -> int:
             command=command,
         )
         with console.status("starting") as status:
-            record = run(plan, status.update)
+            record = run(plan, status.update, lambda record: _write(record, options.json))
     _terminal.terminal(record, console)
-    if options.json:
-        options.json.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    _write(record, options.json)
     if options.html:
         from . import _page  # noqa: PLC0415  (matplotlib takes a second)
 
         options.html.write_text(_page.html(record), encoding="utf-8")
     return 1 if _summary.wrong(record) else 0
+
+
+def _write(record: Record, path: Path | None) -> None:
+    """What there is so far: a run takes long."""
+    if path is not None:
+        path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")

@@ -57,7 +57,7 @@ class Plan(NamedTuple):
     command: str = ""
 
 
-def run(plan: Plan, tell: Tell = lambda text: None) -> Record:
+def run(plan: Plan, tell: Tell = lambda text: None, save: Callable[[Record], None] = lambda record: None) -> Record:
     """Run it.
 
     Parameters
@@ -65,6 +65,8 @@ def run(plan: Plan, tell: Tell = lambda text: None) -> Record:
     plan : Plan
     tell : callable
         Told what is being done.
+    save : callable
+        Given the record after each problem.
 
     Returns
     -------
@@ -77,7 +79,21 @@ def run(plan: Plan, tell: Tell = lambda text: None) -> Record:
     cases: list[Record] = []
     missing: dict[str, str] = {}
     machine = _machine.facts()
+    versions = _machine.versions(LIBRARIES)
     counts = list(dict.fromkeys(map(count, plan.threads)))
+
+    def record() -> Record:
+        return {
+            "xent_any": xent_any.__version__,
+            "date": datetime.now(UTC).isoformat(timespec="seconds"),
+            "machine": machine,
+            "versions": versions,
+            "command": plan.command,
+            "seconds_of_each": plan.seconds,
+            "seconds": round(time.perf_counter() - start, 1),
+            "missing": [{"library": name, "reason": why} for name, why in missing.items()],
+            "cases": cases,
+        }
 
     def timed(problem: Problem, threads: int, growth: str = "") -> Record:
         about = f"{problem.name} {problem.dtype} {problem.option}, {threads} thread{'s' * (threads != 1)}"
@@ -93,21 +109,12 @@ def run(plan: Plan, tell: Tell = lambda text: None) -> Record:
         of_problem = [timed(problem, threads) for threads in counts]
         if plan.memory:
             _add_memory(problem, of_problem, tell)
-        cases += of_problem
-    if plan.growth:
-        device = plan.problems[0].device
-        cases += [timed(Problem(s, device=device), counts[-1], axis) for axis, s in growing()]
-    return {
-        "xent_any": xent_any.__version__,
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "machine": machine,
-        "versions": _machine.versions(LIBRARIES),
-        "command": plan.command,
-        "seconds_of_each": plan.seconds,
-        "seconds": round(time.perf_counter() - start, 1),
-        "missing": [{"library": name, "reason": why} for name, why in missing.items()],
-        "cases": cases,
-    }
+        cases.extend(of_problem)
+        save(record())
+    for axis, shape in growing() if plan.growth else ():
+        cases.append(timed(Problem(shape, device=plan.problems[0].device), counts[-1], axis))
+        save(record())
+    return record()
 
 
 def growing() -> list[tuple[str, tuple[int, int]]]:
@@ -142,7 +149,10 @@ def _add_memory(problem: Problem, cases: Sequence[Record], tell: Tell) -> None:
         tell(f"{problem.name} {problem.dtype} {problem.option}: memory of {key}")
         library = row["group"].split()[0] if row["ours"] else row["library"]
         job = job_of(problem, cases[-1]["threads"], [library]) | {"contestants": [key], "memory": True}
-        found: Record = next(iter(work(job | {"limits": row["limit"]})["results"]), {})
+        answer = work(job | {"limits": row["limit"]})
+        found: Record = next(iter(answer["results"]), {"reason": answer.get("failed", "no result")})
+        if "reason" in found:
+            cases[-1].setdefault("failed", f"memory of {key}: {found['reason']}")
         for other in (r for case in cases for r in case["results"] if r["key"] == key):
             other |= {name: found[name] for name in ("peak_bytes", "peak_is") if name in found}
 
