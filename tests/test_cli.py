@@ -65,7 +65,7 @@ def test_backends_needs_nothing_that_the_demonstration_needs():
         assert status_of(run.stdout, name).startswith("not installed (")
 
 
-@pytest.mark.parametrize("command", ["demo", "conformance"])
+@pytest.mark.parametrize("command", ["demo", "conformance", "bench"])
 def test_a_command_without_its_extra(capsys, monkeypatch, command):
     monkeypatch.setitem(cli.EXTRA, command, ("module_that_is_not_there",))
     assert cli.main([command]) == 2

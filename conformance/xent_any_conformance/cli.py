@@ -18,8 +18,12 @@ if TYPE_CHECKING:
 EXTRA = {
     "demo": ("matplotlib", "numpy", "rich", "scipy", "sklearn"),
     "conformance": ("hypothesis", "matplotlib", "mpmath", "numpy", "pytest", "rich"),
+    "bench": ("matplotlib", "numpy", "rich"),
 }
 """The modules that a command needs."""
+
+DTYPES = ("float32", "float64", "bfloat16", "float16")
+LABELS = ("index", "probability", "smoothing", "weights", "ignored")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -60,6 +64,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     kit.add_argument("--junit", type=Path, metavar="FILE", help="write JUnit's XML")
     kit.add_argument("--html", type=Path, metavar="FILE", help="write the report as one page")
     kit.add_argument("--records", type=Path, metavar="DIR", help="write a record of each subject; of a full run alone")
+    bench = commands.add_parser("bench", help="time ours beside the peers, against what memory allows")
+    _add_bench_arguments(bench)
     options = parser.parse_args(arguments)
     if options.command == "backends":
         sys.stdout.write(_table())
@@ -74,12 +80,36 @@ def main(argv: Sequence[str] | None = None) -> int:
     command = shlex.join(["xent-any", *arguments])
     if options.command == "conformance":
         return _certify(options, command)
+    if options.command == "bench":
+        from .bench import _command  # noqa: PLC0415  (it needs the extra)
+
+        return _command.main(options, command)
     # JAX reads these when it is imported: without them it has no float64, and multiplies matrices in TF32 on a GPU.
     os.environ.setdefault("JAX_ENABLE_X64", "1")
     os.environ.setdefault("JAX_DEFAULT_MATMUL_PRECISION", "highest")
     from .demo import run  # noqa: PLC0415  (it needs the extra)
 
     return run(options.names, options.output, options.epochs, command)
+
+
+def _add_bench_arguments(bench: argparse.ArgumentParser) -> None:
+    def several(name: str, known: Sequence[str], default: Sequence[str], text: str) -> None:
+        bench.add_argument(name, nargs="+", choices=known, default=default, metavar="NAME", help=text)
+
+    bench.add_argument("shapes", nargs="*", type=_shape, metavar="SHAPE", help="as 1024x32000, classes on axis 1")
+    bench.add_argument("--libraries", nargs="+", default=[], metavar="NAME", help="only these, with ours beside them")
+    several("--dtypes", DTYPES, DTYPES[:1], f"of {', '.join(DTYPES)} (default: the first)")
+    several("--labels", LABELS, LABELS[:1], f"of {', '.join(LABELS)} (default: the first)")
+    bench.add_argument("--threads", nargs="+", type=_threads, default=["1", "all"], metavar="N", help="default: 1 all")
+    bench.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="default: %(default)s")
+    bench.add_argument("--seconds", type=float, default=0.5, help="for each function and problem (default: 0.5)")
+    bench.add_argument("--full", action="store_true", help="other dtypes, labels and sizes, and peak memory, as well")
+    bench.add_argument("--memory", action="store_true", help="peak memory too, each in a process of its own")
+    bench.add_argument("--record", type=Path, metavar="FILE", help="show this run, which --json wrote")
+    bench.add_argument("--json", type=Path, metavar="FILE", help="write the whole run")
+    bench.add_argument("--html", type=Path, metavar="FILE", help="write one page with plots")
+    bench.add_argument("--guard", type=Path, metavar="FILE", help="compare counts with those in FILE, and time nothing")
+    bench.add_argument("--update", action="store_true", help="with --guard: write FILE instead")
 
 
 def _certify(options: argparse.Namespace, command: str) -> int:
@@ -128,6 +158,17 @@ def _positive(text: str) -> int:
     if int(text) < 1:
         raise argparse.ArgumentTypeError(f"expected a positive number, got {text}")
     return int(text)
+
+
+def _shape(text: str) -> tuple[int, ...]:
+    shape = tuple(map(int, text.split("x")))
+    if len(shape) < 2 or min(shape) < 2:
+        raise argparse.ArgumentTypeError(f"expected a shape such as 1024x32000, got {text}")
+    return shape
+
+
+def _threads(text: str) -> str:
+    return text if text == "all" else str(_positive(text))
 
 
 def _table() -> str:

@@ -1,20 +1,14 @@
-"""The figures of the report, as SVG whose lines and letters take the colour of the page's text."""
+"""The figures of the report."""
 
-import io
-import re
 from collections import defaultdict
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from .._svg import TEXT, finish, svg
 from ..plugin import EDGES
 from ._summary import Summary, family, largest
-
-TEXT = "#010203"
-"""Stands for the colour of the text around the figure, light or dark."""
 
 # Those of Okabe and Ito's colours, which colour-blind readers can tell apart, that a dark page shows as well.
 OURS, GRADIENT, PEERS = "#1f8fd6", "#E69F00", ("#D55E00", "#009E73", "#CC79A7", "#E69F00", "#999999")
@@ -23,27 +17,6 @@ PANELS = [(quantity, dtype) for quantity in ("loss", "grad") for dtype in ("floa
 NAMES = {"loss": "loss", "grad": "gradient"}
 HIGHEST = 1e17
 """Where errors beyond the bound end: a float64 result without a right digit is some 1e15 times its bound off."""
-
-
-def svg(figure: Figure) -> str:
-    """The figure as a part of an HTML page, without references to anything outside of it."""
-    buffer = io.StringIO()
-    with mpl.rc_context({"svg.hashsalt": "xent_any"}):
-        nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-        figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)
-    text = buffer.getvalue()
-    text = re.sub(r' xmlns(:\w+)?="[^"]*"', "", text[text.index("<svg") :])
-    return re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL).replace(TEXT, "currentColor")
-
-
-def _style(axes: Axes) -> None:
-    axes.minorticks_off()
-    axes.grid(alpha=0.25)
-    axes.tick_params(colors=TEXT)
-    for text in (axes.title, axes.xaxis.label, axes.yaxis.label):
-        text.set_color(TEXT)
-    for spine in axes.spines.values():
-        spine.set(color=TEXT, alpha=0.4)
 
 
 def distributions(summary: Summary) -> str | None:
@@ -75,7 +48,7 @@ def distributions(summary: Summary) -> str | None:
         axes.axvline(0.5, color=TEXT, lw=0.8, alpha=0.6)
         axes.set(xscale="log", yscale="log", title=f"{NAMES[panel[0]].capitalize()}, {panel[1]}")
         axes.set_xticks([2.0**k for k in range(-6, 31, 6)], [*(f"$2^{{{k}}}$" for k in range(-6, 30, 6)), "$≥2^{30}$"])
-        _style(axes)
+        finish(axes)
     if lowest == 1:
         return None
     grid[0, 0].set(xlim=(EDGES[0], EDGES[-1]), ylim=(lowest / 2, 1.3))
@@ -113,7 +86,7 @@ def shares(summary: Summary) -> str | None:
     beyond.axvspan(1, HIGHEST, color=PEERS[0], alpha=0.1, lw=0)
     for axes in (within, beyond):
         axes.axhline(0.5 - sum(name in summary.ours for name in names), color=TEXT, lw=0.8, alpha=0.5)
-        _style(axes)
+        finish(axes)
     handles = within.get_legend_handles_labels()
     figure.legend(*handles, loc="outside upper center", ncols=4, frameon=False, labelcolor=TEXT)
     return svg(figure)

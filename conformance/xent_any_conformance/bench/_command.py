@@ -1,0 +1,68 @@
+"""What ``xent-any bench`` does with its arguments."""
+
+import argparse
+import json
+from itertools import product
+from pathlib import Path
+
+from rich.console import Console
+
+from . import _summary, _terminal, guard
+from ._problems import DTYPES, OPTIONS, SHAPES, SOME, Problem
+from ._run import Plan, Record, run
+from .contestants import LIBRARIES
+
+
+def problems(options: argparse.Namespace) -> list[Problem]:
+    """What is asked for; in full also each other dtype, and each other kind of labels, on some of the shapes."""
+    shapes = options.shapes or SHAPES
+    wanted = list(product(options.dtypes, options.labels, shapes))
+    if options.full:
+        some = [shape for shape in shapes if shape in SOME or options.shapes]
+        wanted += [(dtype, "index", shape) for dtype in DTYPES for shape in some]
+        wanted += [("float32", option, shape) for option in OPTIONS for shape in some]
+    return [Problem(shape, dtype, option, options.device) for dtype, option, shape in dict.fromkeys(wanted)]
+
+
+def main(options: argparse.Namespace, command: str) -> int:
+    """Run, or read a record; print and write what was asked for.
+
+    Returns
+    -------
+    int
+        0; 1 where a contestant fails or gives a wrong answer, or a count has grown; 2 where nothing was compared.
+    """
+    if options.guard:
+        return guard.main(options.guard, options.update, command)
+    console = Console()
+    unknown = set(options.libraries) - set(LIBRARIES)
+    if unknown:
+        console.print(f"unknown: {', '.join(sorted(unknown))}; known: {', '.join(LIBRARIES)}", style="bold red")
+        return 2
+    if options.record:
+        record: Record = json.loads(options.record.read_text(encoding="utf-8"))
+    else:
+        plan = Plan(
+            problems(options),
+            threads=options.threads if options.device == "cpu" else ["all"],
+            libraries=options.libraries,
+            seconds=options.seconds,
+            memory=options.memory or options.full,
+            growth=options.full,
+            command=command,
+        )
+        with console.status("starting") as status:
+            record = run(plan, status.update, lambda record: _write(record, options.json))
+    _terminal.terminal(record, console)
+    _write(record, options.json)
+    if options.html:
+        from . import _page  # noqa: PLC0415  (matplotlib takes a second)
+
+        options.html.write_text(_page.html(record), encoding="utf-8")
+    return 1 if _summary.wrong(record) else 0
+
+
+def _write(record: Record, path: Path | None) -> None:
+    """What there is so far: a run takes long."""
+    if path is not None:
+        path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")

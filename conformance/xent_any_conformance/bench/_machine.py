@@ -1,0 +1,80 @@
+"""Where a run was made, and with what."""
+
+import os
+import platform
+import re
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from .contestants import version
+
+BESIDE = ("array-api-compat", "numpy", "jaxlib", "mlx-cpu", "mlx-metal", "triton")
+"""Beside the contestants' own libraries, what times may depend on."""
+
+
+def cpus() -> list[int]:
+    """The CPUs that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return sorted(os.sched_getaffinity(0))
+    return list(range(os.cpu_count() or 1))
+
+
+def cache_bytes() -> int:
+    """The size of the largest cache of the CPU; 32 MiB where it cannot be read."""
+    sizes = [_size(path) for path in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size")]
+    return max(sizes, default=1 << 25)
+
+
+def _size(path: Path) -> int:
+    number, unit = re.fullmatch(r"(\d+)([KMG]?)\s*", path.read_text(encoding="ascii")).groups()  # type: ignore[union-attr]  # the kernel's format
+    return int(number) << {"": 0, "K": 10, "M": 20, "G": 30}[unit]
+
+
+def memory_bytes() -> int | None:
+    """The memory of the machine."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return None
+
+
+def processor() -> str:
+    """The CPU's name."""
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        return platform.processor() or platform.machine()
+    found = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
+    return found[1] if found else platform.machine()
+
+
+def instructions() -> str:
+    """The widest vector instructions that the CPU has."""
+    try:
+        flags = Path("/proc/cpuinfo").read_text(encoding="utf-8").split()
+    except OSError:
+        return ""
+    known = {"avx512f": "AVX-512", "avx2": "AVX2", "asimd": "NEON"}
+    return next((name for flag, name in known.items() if flag in flags), "")
+
+
+def facts() -> dict[str, Any]:
+    """What a record says about the machine."""
+    return {
+        "processor": processor(),
+        "instructions": instructions(),
+        "cpus": len(cpus()),
+        "cache_bytes": cache_bytes(),
+        "memory_bytes": memory_bytes(),
+        "platform": platform.platform(),
+        "python": platform.python_version(),
+        "implementation": sys.implementation.name,
+    }
+
+
+def versions(libraries: Iterable[str]) -> dict[str, str]:
+    """Of those that are installed."""
+    found = {library: version(library) for library in sorted({*libraries, *BESIDE})}
+    return {library: number for library, number in found.items() if number}

@@ -1,0 +1,80 @@
+"""The tables of the documentation, made from a record.
+
+``python -m xent_any_conformance.bench.records benchmarks/records/cpu.json docs/performance.md`` writes them.
+"""
+
+import json
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+from ..records import BEGIN, END
+from ._summary import Case, Line, Record, about, cases, duration, kinds, ratio, reasons, title
+
+
+def markdown(record: Record) -> str:
+    """Times, ratios and peak memory of float32 logits with index labels, and what the run was made with."""
+    found = [case for case in cases(record) if not case.record["growth"]]
+    usual = [case for case in found if (case.problem.dtype, case.problem.option) == ("float32", "index")]
+    parts = []
+    for threads in dict.fromkeys(case.threads for case in usual):
+        those = [case for case in usual if case.threads == threads]
+        parts.append(f"## {those[0].title.rpartition(', ')[2].capitalize()}\n")
+        for kind in kinds(those):
+            parts.append(f"### {kind.capitalize()}\n\n{_table(those, kind, _time)}")
+    last = [case for case in usual if case.threads == usual[-1].threads]
+    for kind in kinds(last):
+        table = _table(last, kind, lambda line: ratio(line.peak), least=False)
+        if any(line.peak is not None for case in last for line in case.lines(kind)):
+            parts.append(f"## Peak extra memory, over the bytes of the logits: {kind}\n\n{table}")
+    parts.append("## The run\n\n" + _table_of(("", ""), about(record)))
+    left_out = "\n".join(f"* {why} ({', '.join(names)})" for why, names in reasons(record))
+    return "\n".join([*parts, *([f"Not timed:\n\n{left_out}\n"] if left_out else [])])
+
+
+def _time(line: Line) -> str:
+    return f"{duration(line.row['median'])} ({ratio(line.of_limit)})"
+
+
+def _table(those: Sequence[Case], kind: str, cell: Callable[[Line], str], least: bool = True) -> str:
+    """A row for each contestant, a column for each shape; of the limits only the least."""
+    found: dict[str, dict[str, str]] = {}
+    names: dict[str, tuple[str, str]] = {}
+    for case in those:
+        for line in case.lines(kind):
+            if line.row["limit"]:
+                continue
+            names[line.row["key"]] = (title(line.row), line.row["group"])
+            found.setdefault(line.row["key"], {})[case.problem.name] = cell(line)
+    shapes = [case.problem.name for case in those]
+    rows: list[Sequence[str]] = []
+    if least:
+        limits = (case.limits().get(kind) for case in those)
+        rows.append(["the limit", "", *(duration(limit) if limit else "-" for limit in limits)])
+    for key in sorted(names, key=lambda key: _order(names[key])):
+        name, group = names[key]
+        name = f"**{name}**" if name.startswith("xent_any") else name
+        rows.append([name, group, *(found[key].get(shape, "-") for shape in shapes)])
+    return _table_of(["", "arrays", *shapes], rows)
+
+
+def _order(name: tuple[str, str]) -> tuple[int, bool, str]:
+    groups = ("numpy", "torch", "torch compiled", "jax", "mlx", "cupy")
+    return groups.index(name[1]), not name[0].startswith("xent_any"), name[0]
+
+
+def _table_of(heading: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [heading, ["---"] * len(heading), *rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def main(record: Path, page: Path) -> None:
+    """Write the tables into the page, between its markers."""
+    before, _, rest = page.read_text(encoding="utf-8").partition(BEGIN)
+    after = rest.partition(END)[2]
+    tables = markdown(json.loads(record.read_text(encoding="utf-8")))
+    page.write_text(f"{before}{BEGIN}\n{tables}\n{END}{after}", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(*map(Path, sys.argv[1:3]))
