@@ -11,7 +11,7 @@ from typing import Any
 import array_api_compat
 
 from ._derivatives import RULES
-from ._rows import RESULTS, Array, Arrays, Kernel, Options, cast, pairwise_sum
+from ._rows import RESULTS, Array, Arrays, Guarded, Kernel, Options, cast, pairwise_sum
 
 GROUP = "xent_any.backends"
 
@@ -261,9 +261,7 @@ class Backend:
         """Whether `condition` may be true anywhere: true if it cannot be read."""
         return not self.is_readable(condition) or bool(xp.any(condition))
 
-    def either(
-        self, xp: Any, like: Array, usual: Callable[[], tuple[Arrays, Array]], always: Callable[[], Arrays]
-    ) -> Arrays:
+    def either(self, xp: Any, like: Array, usual: Callable[[], Guarded], always: Callable[[], Arrays]) -> Arrays:
         """What `always` returns, or the results that `usual` returns, if the condition beside them holds nowhere.
 
         `always` is right everywhere, but takes longer: where arrays such as `like` cannot be read, it is called alone.

@@ -30,6 +30,11 @@ Array: TypeAlias = Any
 Arrays: TypeAlias = tuple[Any, ...]
 """Arrays, or None for those that a problem does not have."""
 
+Guarded: TypeAlias = tuple[Arrays, Array]
+"""Results, and the condition, if it holds anywhere, on which they are not to be used."""
+Distance: TypeAlias = Callable[[Array, Array, Array], Array]
+"""``weight (m - x)``."""
+
 INF = float("inf")
 NAN = float("nan")
 
@@ -54,9 +59,7 @@ class Primitives(Protocol):
     def scaled(self, xp: Any, a: Array, c: Array) -> Array: ...
     def sum(self, xp: Any, a: Array) -> Array: ...
     def is_readable(self, array: Array) -> bool: ...
-    def either(
-        self, xp: Any, like: Array, usual: Callable[[], tuple[Arrays, Array]], always: Callable[[], Arrays]
-    ) -> Arrays: ...
+    def either(self, xp: Any, like: Array, usual: Callable[[], Guarded], always: Callable[[], Arrays]) -> Arrays: ...
     def may_hold(self, xp: Any, condition: Array) -> bool: ...
     def run(self, task: Any) -> Arrays: ...
 
@@ -171,7 +174,7 @@ def softmax_state(xp: Any, options: Options, x: Array, k: Array, m: Array, maske
     def exp_from(base: Array) -> Array:
         return backend.exp(xp, backend.put(xp, unbroken(xp, x, masked), k, -INF), base)
 
-    def near() -> tuple[Arrays, Array]:
+    def near() -> Guarded:
         e, s = backend.others(xp, x, k, m)
         return (m, s, e), s < NEGLIGIBLE if masked is None else masked | (s < NEGLIGIBLE)
 
@@ -295,13 +298,13 @@ def _missed(xp: Any, options: Options, goal: Target, a: Array, m: Array, x: Arra
     if goal.spread is not None:
         share = a[..., None] * goal.spread
 
-    def total(distance: Callable[[Array, Array, Array], Array]) -> Array:
+    def total(distance: Distance) -> Array:
         terms = [] if peak is None else [distance(peak, m, x_y)]
         if share is not None:
             terms.append(backend.sum(xp, distance(share, m[..., None], unbroken(xp, x, masked))))
         return terms[0] if len(terms) == 1 else terms[0] + terms[1]
 
-    def usual() -> tuple[Arrays, Array]:
+    def usual() -> Guarded:
         found = total(lambda weight, m, x: weight * (m - x))
         return (found, None), ~xp.isfinite(found)
 

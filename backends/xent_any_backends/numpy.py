@@ -16,7 +16,7 @@ from xent_any import Backend, Task
 class NumPy(Backend):
     name = "numpy"
     version = np.__version__
-    block_bytes = 1 << 19
+    block_bytes = 1 << 20
 
     def namespace(self) -> Any:
         return np

@@ -63,6 +63,8 @@ class Torch(Backend):
         return a[k] if a.ndim == 1 else torch.gather(a, -1, k.unsqueeze(-1)).squeeze(-1)
 
     def put(self, xp: Any, a: Any, k: Any, value: Any, *, owned: bool = False) -> Any:
+        if torch.compiler.is_compiling():  # comparing, unlike scattering, is fused with what is before and after it
+            return super().put(xp, a, k, value)
         return a.scatter(-1, k.unsqueeze(-1), value if isinstance(value, float) else value.unsqueeze(-1))
 
     def sum(self, xp: Any, a: Any) -> Any:
@@ -70,13 +72,14 @@ class Torch(Backend):
             return super().sum(xp, a)
         from torch.fx.experimental.symbolic_shapes import statically_known_true  # noqa: PLC0415  (slow to import)
 
-        # What Inductor makes of one long sum loses 640 units in the last place of 128256 equal terms; of two, 2.
-        while statically_known_true(a.shape[-1] > 512):
+        # What Inductor makes of one long sum loses 640 units in the last place of 128256 equal terms; of two, 2. On the
+        # CPU it fuses one with what computes its terms, not two.
+        while statically_known_true(a.shape[-1] > 512) and (a.dtype == torch.float64 or a.device.type != "cpu"):
             a = torch.nn.functional.pad(a, (0, -a.shape[-1] % 256))
             a = a.reshape(*a.shape[:-1], -1, 256).sum(-1)
         if statically_known_true(a.shape[-1] <= 512):
             return a.sum(-1)
-        return a.sum(-1, dtype=torch.float64).to(a.dtype)  # of any length
+        return a.sum(-1, dtype=torch.float64).to(a.dtype)
 
     def run(self, task: Task) -> tuple[Any, ...]:
         if not task.lead:  # one row becomes a batch of one: forward mode gives numbers of no dimensions another dtype
