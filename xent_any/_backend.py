@@ -10,7 +10,7 @@ from typing import Any
 
 import array_api_compat
 
-from ._derivatives import RULES
+from ._derivatives import RULES, SYMMETRIC
 from ._rows import RESULTS, Array, Arrays, Guarded, Kernel, Options, cast, pairwise_sum
 
 GROUP = "xent_any.backends"
@@ -83,6 +83,15 @@ class Task:
     def has_derivative(self) -> bool:
         """Whether `jvp` and `vjp` know the kernel's derivative; where not, autodiff through the kernel is right."""
         return self.kernel in RULES
+
+    @property
+    def is_symmetric(self) -> bool:
+        """Whether the kernel multiplies the last of `rows` by a symmetric matrix, and is its own transpose there.
+
+        A framework that transposes operation by operation should be told: the formula does not cancel, its transpose
+        does.
+        """
+        return self.kernel in SYMMETRIC
 
     def jvp(self, tangent: Array) -> tuple[Arrays, Arrays]:
         """The results, and their derivatives along `tangent`, which is like the first of the rows.

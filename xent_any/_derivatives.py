@@ -141,3 +141,6 @@ RULES: Mapping[Kernel, Rule] = {
     _rows.softmax: Rule(_softmax_jvp, _softmax_vjp),
     _rows.binary: Rule(_binary_jvp, _binary_vjp),
 }
+
+SYMMETRIC = frozenset({_rows.hvp, _rows.hessian})
+"""The kernels that multiply the last of their rows by a symmetric matrix: the transpose is the kernel itself."""
