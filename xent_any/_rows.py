@@ -329,12 +329,12 @@ def _gradient(xp: Any, options: Options, f: _Rows) -> Array:
         share = f.a * (goal.peak + goal.spread_at(xp, options, label))
         g = put(xp, g, label, with_extra * xp.exp(f.x_y - state.m) - share, owned=True)
     if goal.spread is None:
-        at_k = xp.where(label == state.k, -state.s_times(c), c)
+        at_k = xp.where(label == state.k, 0.0 - state.s_times(c), c)  # of an ignored row 0, not -0
     else:
         q_k = goal.spread_at(xp, options, state.k)
         if label is not None:
             q_k = q_k + xp.where(label == state.k, goal.peak, xp.zeros_like(scale))
-        at_k = scale * (goal.total - q_k) - state.s_times(scale * q_k)
+        at_k = 0.0 - state.s_times(scale * q_k) + scale * (goal.total - q_k)
     return put(xp, g, state.k, at_k if extra is None else at_k + extra, owned=True)
 
 
