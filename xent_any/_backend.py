@@ -153,7 +153,8 @@ class Backend:
 
     A framework needs an adapter only to gain something: errors instead of NaN for wrong labels (`is_readable`),
     blocks (`block_bytes`), single classes found, read and written by index instead of by comparing (`top`, `pick`,
-    `put`), compilation (`run`), a line in `xent_any.backends()`. An adapter is an instance of a subclass, published
+    `put`), another order in memory (`load`), memory that is written to again (`exp`, `scaled`), compilation (`run`), a
+    line in `xent_any.backends()`. An adapter is an instance of a subclass, published
     under the entry-point group ``xent_any.backends`` by the name of the top-level module that the framework's array
     type is defined in.
 

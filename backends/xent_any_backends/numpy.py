@@ -163,7 +163,12 @@ def _in_threads(count: int, function: Callable[[Any], None], items: Sequence[Any
 
 @cache
 def _threads() -> int:
-    return int(os.environ.get("XENT_ANY_NUM_THREADS") or len(os.sched_getaffinity(0)))
+    given = os.environ.get("XENT_ANY_NUM_THREADS", "")
+    if given:
+        if not given.isdecimal() or int(given) == 0:
+            raise ValueError(f"XENT_ANY_NUM_THREADS: expected a positive integer, got {given!r}")
+        return int(given)
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @cache
@@ -171,6 +176,7 @@ def _pool(threads: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(threads, "xent_any")
 
 
-os.register_at_fork(after_in_child=_pool.cache_clear)  # threads are not forked
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_pool.cache_clear)  # threads are not forked
 
 BACKEND = NumPy()
