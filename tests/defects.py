@@ -171,6 +171,24 @@ rows_in_full(
     "x_y, state, lse, loss, x)",
     by="truth.table[float32-index-offset]",
 )
+rows(
+    "smoothing missing from the gradient at the label",
+    "share = f.a * (goal.peak + goal.spread_at(xp, options, label))",
+    "share = f.a * goal.peak",
+    by="gradient.smoothing-missing",
+)
+rows(
+    "z-loss missing from the gradient at the maximum",
+    "at_k if extra is None else at_k + extra",
+    "at_k",
+    by="contract.z-loss.formula gradient.z-loss-missing",
+)
+rows(
+    "z-loss missing from the gradient at the label",
+    "with_extra * xp.exp(f.x_y - state.m)",
+    "c * xp.exp(f.x_y - state.m)",
+    by="contract.z-loss.formula gradient.z-loss-missing",
+)
 SCALED = "    scale = f.a / (1 + state.s)\n    c = "
 rows(
     "gradient not scaled by the class weight",
@@ -489,17 +507,17 @@ rows(
     "f.uncapped(_gradient(xp, options, f))",
     by="contract.dtypes.half[float16]",
 )
-rows(
+broken(NUMPY, quick=False)(
     "input mutated",
+    'a = a if owned else a.copy(order="K")',
+    "pass",
+    by="contract.inputs.written-to[softmax]",
+)
+rows(
+    "input mutated in ignored rows",
     "return x if masked is None else xp.where(masked[..., None], 0.0, x)",
     "if masked is not None:\n        x[masked] = 0.0\n    return x",
     by="contract.inputs.written-to[cross_entropy_value_and_grad]",
-)
-broken(NUMPY)(
-    "input mutated where the runner-up is far",
-    'a = a if owned else a.copy(order="K")',
-    "pass",
-    by=CONFIDENT,
 )
 broken(NUMPY)(
     "results overwritten by the next call",
@@ -530,6 +548,18 @@ broken(NUMPY, quick=False)(
     "len(os.sched_getaffinity(0))",
     "2",
     by="relations.bitwise",
+)
+broken(NUMPY, quick=False)(
+    "many classes summed one after another",
+    '        chunks = np.einsum("...j->...", a[..., :end].reshape(*a.shape[:-1], -1, CHUNK))\n',
+    "        return np.cumulative_sum(a, axis=-1)[..., -1]\n",
+    by="truth.table[float32-index-1000-classes-scale-0.001] truth.table[float32-index-100000-classes-confident]",
+)
+broken(NUMPY, quick=False)(
+    "rows of few classes read as if they were laid out one after another",
+    "_flat(a).take(_positions(a, k))",
+    "a.ravel().take(_positions(a, k))",
+    by="contract.dtypes.in-blocks",
 )
 broken(NUMPY, quick=False)(
     "what is left of many classes not summed",
