@@ -357,6 +357,12 @@ checked(
     "True",
     by="contract.labels.ignore-index",
 )
+checked(
+    "ignored label between those that there are counted",
+    "not low <= ignored <= high)",
+    "ignored not in (low, high))",
+    by="contract.labels.ignore-index",
+)
 checked("label C is a class", "low >= 0 and high < count", "low >= 0 and high <= count", by="contract.labels.clamped")
 checked("label -1 is a class", "low >= 0 and high < count", "low >= -1 and high < count", by="contract.labels.wrapped")
 

@@ -125,7 +125,6 @@ def test_a_library_that_never_heard_of_us(tmp_path, toy):
     ("method", "replacement", "id_"),
     [
         ("exp", "lambda x: right(x) * 1.00001", "truth.table[float32-index-confident]"),
-        ("any", "lambda x, **options: right(x, **options) & False", "contract.ignored"),
         ("isfinite", "lambda x: right(x) | True", "contract.infinities"),
     ],
 )

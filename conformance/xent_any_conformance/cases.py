@@ -77,6 +77,7 @@ def tables(dtype: str) -> Iterator[tuple[str, Any, int]]:
         yield f"1000-classes-scale-{scale}-largest", x[:1], int(x[0].argmax())
     x = rng.normal(size=(1, 100_000))
     yield "100000-classes", x, 3
+    yield "100000-classes-equal", [[2.3, *[0] * 99_999]], 3
     yield "100000-classes-confident", np.concatenate([[[25.0]], x[:, 1:]], axis=1), 0
 
 

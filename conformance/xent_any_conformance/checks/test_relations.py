@@ -246,6 +246,15 @@ def test_bitwise(subject: Subject, quick: bool, rng: np.random.Generator) -> Non
                 few, few_grad = results("cross_entropy_value_and_grad", x[part], labels[part])
                 np.testing.assert_array_equal(few, loss[part])
                 np.testing.assert_array_equal(few_grad, grad[part])
+    if not quick:  # rows of few classes, along two axes, some tied and some broken
+        x, labels = rng.integers(-4, 4, size=(2, 600, 5)).astype(float), rng.integers(0, 5, (2, 600))
+        x[0, 3, 1] = x[1, -1, 4] = np.nan
+        x[1, 2] = -np.inf
+        loss, grad = results("cross_entropy_value_and_grad", x, labels)
+        for part in ((0, slice(0, 7)), (1, slice(0, 7)), (1, slice(593, 600))):
+            few, few_grad = results("cross_entropy_value_and_grad", x[part], labels[part])
+            np.testing.assert_array_equal(few, loss[part])
+            np.testing.assert_array_equal(few_grad, grad[part])
     x, v = rng.normal(size=(2, 16, 4)) * 3
     labels = rng.integers(0, 4, 16)
     product = results("cross_entropy_hvp", x, v, labels, softcap=5.0)
