@@ -562,6 +562,18 @@ broken(NUMPY, quick=False)(
     by="truth.table[float32-index-1000-classes-scale-0.001] truth.table[float32-index-100000-classes-confident]",
 )
 broken(NUMPY, quick=False)(
+    "many classes summed by einsum alone",
+    "CHUNK = 128",
+    "CHUNK = 1 << 30",
+    by="truth.table[float32-index-100000-classes-equal]",
+)
+broken(NUMPY, quick=False)(
+    "rows on two axes laid out as if they were on one",
+    "k * k.size",
+    "k * k.shape[-1]",
+    by="relations.bitwise",
+)
+broken(NUMPY, quick=False)(
     "rows of few classes read as if they were laid out one after another",
     "_flat(a).take(_positions(a, k))",
     "a.ravel().take(_positions(a, k))",
