@@ -20,18 +20,26 @@ class Rule(NamedTuple):
 
 
 def _times(task: Any, a: Array, c: Array) -> Array:
-    """The scale of a row times its cotangent; 0 for an ignored row, also where the cotangent is not finite."""
+    """``a c``; 0 where a is 0, also where c is not finite: a row that is ignored has any cotangent."""
     return a * task.xp.where((a == 0) & ~task.xp.isfinite(c), 0.0, c)
 
 
-def _along(task: Any, g: Array, t: Array) -> Array:
-    """The products ``g t``; 0 where g is 0, whatever the tangent is."""
-    return task.xp.where(g == 0, 0.0, g * _rows.cast(task.xp, t, g.dtype))
+def _along(task: Any, g: Array, t: Array, ignored: Array) -> Array:
+    """The products ``g t``, linear in t; 0 where `ignored`, whatever the tangent is.
+
+    Not where g is 0 by chance: the derivative with respect to g is t there as well.
+    """
+    return task.xp.where(ignored, 0.0, g * _rows.cast(task.xp, t, g.dtype))
 
 
 def _dot(task: Any, g: Array, t: Array) -> Array:
-    """The sum of the products over the classes."""
-    return task.options.backend.sum(task.xp, _along(task, g, t))
+    """The sum over the classes of the gradient's products with t, in rows that are not ignored."""
+    return task.options.backend.sum(task.xp, _along(task, g, t, (task.rows[2] == 0)[..., None]))
+
+
+def _mean(task: Any, p: Array, t: Array) -> Array:
+    """The mean of t under the probabilities."""
+    return task.options.backend.sum(task.xp, _along(task, p, t, p == 0))
 
 
 def _precise(task: Any) -> Array:
@@ -86,7 +94,7 @@ def _probabilities(task: Any) -> tuple[Array, Array]:
 
 def _logsumexp_jvp(task: Any, t: Array) -> tuple[Arrays, Arrays]:
     x, p = _probabilities(task)
-    return task.run(_rows.logsumexp, task.rows), (_dot(task, task.xp.where(x == -INF, 0.0, p), t),)
+    return task.run(_rows.logsumexp, task.rows), (_mean(task, task.xp.where(x == -INF, 0.0, p), t),)
 
 
 def _logsumexp_vjp(task: Any, cotangents: Arrays) -> Array:
@@ -98,7 +106,7 @@ def _logsumexp_vjp(task: Any, cotangents: Arrays) -> Array:
 def _log_softmax_jvp(task: Any, t: Array) -> tuple[Arrays, Arrays]:
     _, p = _probabilities(task)
     t = _rows.cast(task.xp, t, p.dtype)
-    return task.run(_rows.log_softmax, task.rows), (t - _dot(task, p, t)[..., None],)
+    return task.run(_rows.log_softmax, task.rows), (t - _mean(task, p, t)[..., None],)
 
 
 def _log_softmax_vjp(task: Any, cotangents: Arrays) -> Array:
@@ -110,7 +118,7 @@ def _log_softmax_vjp(task: Any, cotangents: Arrays) -> Array:
 def _jacobian(task: Any, p: Array, v: Array) -> Array:
     """That of the softmax, which is symmetric, times v."""
     v = _rows.cast(task.xp, v, p.dtype)
-    return _rows.cast(task.xp, p * (v - _dot(task, p, v)[..., None]), task.rows[0].dtype)
+    return _rows.cast(task.xp, p * (v - _mean(task, p, v)[..., None]), task.rows[0].dtype)
 
 
 def _softmax_jvp(task: Any, t: Array) -> tuple[Arrays, Arrays]:
@@ -124,7 +132,7 @@ def _softmax_vjp(task: Any, cotangents: Arrays) -> Array:
 
 def _binary_jvp(task: Any, t: Array) -> tuple[Arrays, Arrays]:
     loss, g = task.run(_rows.binary_and_grad, (_precise(task), *task.rows[1:]))
-    return (loss,), (_along(task, g, t),)
+    return (loss,), (_along(task, g, t, task.rows[3] == 0),)
 
 
 def _binary_vjp(task: Any, cotangents: Arrays) -> Array:

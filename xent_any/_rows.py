@@ -43,7 +43,7 @@ FAR = 60.0
 float32's smallest normal number, exp(-87), below which a sum of many terms would lose its digits."""
 
 NEGLIGIBLE = math.exp(-0.999 * FAR)
-"""A row whose other classes sum to this or more has none that lies so far."""
+"""A row whose runner-up lies so far has other classes that sum to less than this for each class."""
 
 
 class Primitives(Protocol):
@@ -176,7 +176,8 @@ def softmax_state(xp: Any, options: Options, x: Array, k: Array, m: Array, maske
 
     def near() -> Guarded:
         e, s = backend.others(xp, x, k, m)
-        return (m, s, e), s < NEGLIGIBLE if masked is None else masked | (s < NEGLIGIBLE)
+        perhaps_far = s < NEGLIGIBLE * x.shape[-1]
+        return (m, s, e), perhaps_far if masked is None else masked | perhaps_far
 
     def far() -> Arrays:
         top = xp.max(backend.put(xp, unbroken(xp, x, masked), k, -INF), axis=-1)
@@ -304,15 +305,13 @@ def _missed(xp: Any, options: Options, goal: Target, a: Array, m: Array, x: Arra
             terms.append(backend.sum(xp, distance(share, m[..., None], unbroken(xp, x, masked))))
         return terms[0] if len(terms) == 1 else terms[0] + terms[1]
 
-    def usual() -> Guarded:
-        found = total(lambda weight, m, x: weight * (m - x))
-        return (found, None), ~xp.isfinite(found)
-
-    def always() -> Arrays:
-        (found, _), unsure = usual()  # the same bits for every row, whatever rows are around it
-        return xp.where(unsure, total(partial(distance, xp)), found), None
-
-    return backend.either(xp, x, usual, always)[0], share, x_y
+    if not all(backend.is_readable(array) for array in (x, peak, share) if array is not None):
+        return total(partial(distance, xp)), share, x_y
+    loss = total(lambda weight, m, x: weight * (m - x))
+    unsure = ~xp.isfinite(loss)
+    if backend.may_hold(xp, unsure):  # only in those rows, or the bits of a row would depend on what is around it
+        loss = xp.where(unsure, total(partial(distance, xp)), loss)
+    return loss, share, x_y
 
 
 def _gradient(xp: Any, options: Options, f: _Rows) -> Array:

@@ -61,7 +61,9 @@ class JAX(Backend):
         return xp.arange(stop)
 
     def is_readable(self, array: Any) -> bool:
-        return not isinstance(array, jax.core.Tracer) and all(d.platform == "cpu" for d in array.devices())
+        if not isinstance(array, jax.Array) or isinstance(array, jax.core.Tracer):  # NumPy's, in a transform
+            return False
+        return all(d.platform == "cpu" for d in array.devices())
 
     # XLA's reductions on the CPU take arithmetic of floats as it is, at full speed; what selects or compares, and what
     # two of them share, even a constant, they take from memory.
@@ -77,7 +79,7 @@ class JAX(Backend):
         if x.shape[-1] >= EXACT:
             return super().others(xp, x, k, m)
         distance = 2 * jnp.arange(x.shape[-1], dtype=x.dtype) - (2 * k.astype(x.dtype))[..., None]
-        s = self.sum(xp, jnp.exp(x - m[..., None]) * jnp.minimum(distance * distance, 1))
+        s = self.sum(xp, jnp.exp(x - m[..., None]) * (jnp.minimum(distance * distance, 4) * 0.25))
         return self.put(xp, self.exp(xp, x, m), k, 0.0), s
 
     def sum(self, xp: Any, a: Any) -> Any:
@@ -97,7 +99,7 @@ class JAX(Backend):
             if not task.has_derivative:
                 return task.at_once()
             return tuple(_with_derivative(task.emptied(), task.arrays))
-        if any(len(a.devices()) > 1 for a in arrays):
+        if any(isinstance(a, jax.Array) and len(a.devices()) > 1 for a in arrays):
             return task.at_once()  # shards stay where they are
         count = max(1, min(math.prod(task.lead), self.block_bytes // task.row_bytes()))
         return tuple(_compiled(task.kernel, task.options, task.rows, task.shared, task.lead, task.dtypes(), count))
@@ -109,11 +111,11 @@ EXACT = 1 << 23
 
 @jax.custom_jvp
 def _top(x: Any) -> Any:
-    """A class with the maximum, or with one so near that their difference is no normal number; and the maximum."""
+    """The first class with the maximum, up to a difference that is no normal number; and the maximum."""
     m = jnp.max(x, axis=-1)
     count = x.shape[-1]
-    above = jnp.minimum((m[..., None] - x) * (1 / float(np.finfo(x.dtype).tiny)), count)
-    k = jnp.min(above + jnp.arange(count, dtype=x.dtype), axis=-1)
+    is_below = jnp.minimum((m[..., None] - x) * (1 / float(np.finfo(x.dtype).tiny)), 1)
+    k = jnp.min(is_below * count + jnp.arange(count, dtype=x.dtype), axis=-1)
     return jnp.where(jnp.isfinite(m), k, 0).astype(int), m
 
 

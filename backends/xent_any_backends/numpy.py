@@ -5,6 +5,7 @@ import os
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import cache, lru_cache, partial
 from typing import Any
 
@@ -62,11 +63,13 @@ class NumPy(Backend):
 
     def sum(self, xp: Any, a: Any) -> Any:
         count = a.shape[-1]
+        if count == 1:
+            return a[..., 0].copy()  # `a` may be written to
         if count <= FEW:
             return super().sum(xp, a)
         a = np.ascontiguousarray(a)
         end = count - count % CHUNK
-        chunks = np.einsum("...j->...", a[..., :end].reshape(*a.shape[:-1], -1, CHUNK))
+        chunks = np.einsum("...j->...", a[..., :end].reshape(*a.shape[:-1], end // CHUNK, CHUNK))
         return self.sum(xp, chunks) + np.einsum("...j->...", a[..., end:])
 
     def may_hold(self, xp: Any, condition: Any) -> bool:
@@ -155,7 +158,9 @@ def _in_threads(count: int, function: Callable[[Any], None], items: Sequence[Any
         finally:
             _local.scratch = None
 
-    others = [_pool(count).submit(work) for _ in range(min(count, len(items)) - 1)]
+    others = []
+    with suppress(RuntimeError):  # while the interpreter shuts down, there are no other threads
+        others += [_pool(count).submit(work) for _ in range(min(count, len(items)) - 1)]
     work()
     for other in others:
         other.result()
@@ -165,7 +170,7 @@ def _in_threads(count: int, function: Callable[[Any], None], items: Sequence[Any
 def _threads() -> int:
     given = os.environ.get("XENT_ANY_NUM_THREADS", "")
     if given:
-        if not given.isdecimal() or int(given) == 0:
+        if not (given.isascii() and given.isdecimal()) or int(given) == 0:
             raise ValueError(f"XENT_ANY_NUM_THREADS: expected a positive integer, got {given!r}")
         return int(given)
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -21,6 +21,8 @@ from xent_any import Backend, Task
 from ..numpy import NumPy
 
 LAST = -1 if sys.byteorder == "little" else 0
+BFLOAT16 = np.dtype("V2")
+"""Bits that NumPy does not compute with."""
 _vjp: Any = torch.func.vjp  # which says that it returns two or three values
 
 
@@ -100,7 +102,7 @@ class Torch(Backend):
         arrays = [a for a in task.arrays if a is not None]
         if not all(map(self._is_plain, arrays)):
             return task.at_once()
-        if all(a.device.type == "cpu" for a in arrays):
+        if all(a.device.type == "cpu" for a in arrays) and not get_interpreter_stack():
             return _in_numpy(task)
         return super().run(task)
 
@@ -121,15 +123,15 @@ class _NumPy(NumPy):
         return torch.get_num_threads()
 
     def load(self, xp: Any, a: Any, dtype: Any) -> Any:
-        if a.dtype == np.uint16:  # the bits of bfloat16, which are the first half of those of float32
+        if a.dtype == BFLOAT16:  # the first half of the bits of float32
             bits = np.zeros((*a.shape, 2), dtype=np.uint16)
-            bits[..., LAST] = a
+            bits[..., LAST] = a.view(np.uint16)
             a = bits.view(np.float32)[..., 0]
         return super().load(xp, a, dtype)
 
     def store(self, xp: Any, a: Any, dtype: Any) -> Any:
-        if dtype == np.uint16:
-            return torch.from_numpy(a).to(torch.bfloat16).view(torch.uint16).numpy()
+        if dtype == BFLOAT16:
+            return torch.from_numpy(a).to(torch.bfloat16).view(torch.uint16).numpy().view(BFLOAT16)
         return super().store(xp, a, dtype)
 
 
@@ -138,13 +140,21 @@ def _in_numpy(task: Task) -> tuple[Any, ...]:
     options = task.options._replace(dtype=getattr(np, str(task.options.dtype).rpartition(".")[2]), backend=IN_NUMPY)
     rows, shared = (tuple(map(_to_numpy, arrays)) for arrays in (task.rows, task.shared))
     results = IN_NUMPY.run(Task(task.kernel, np, options, rows, shared, task.lead))
-    return tuple(torch.from_numpy(r).view(dtype) for r, dtype in zip(results, task.dtypes(), strict=True))
+    return tuple(map(_from_numpy, results))
 
 
 def _to_numpy(array: Any) -> Any:
     if array is None:
         return None
-    return (array.view(torch.uint16) if array.dtype == torch.bfloat16 else array).numpy(force=True)
+    if array.dtype == torch.bfloat16:
+        return array.view(torch.uint16).numpy(force=True).view(BFLOAT16)
+    return array.numpy(force=True)
+
+
+def _from_numpy(array: Any) -> Any:
+    if array.dtype == BFLOAT16:
+        return torch.from_numpy(array.view(np.uint16)).view(torch.bfloat16)
+    return torch.from_numpy(array)
 
 
 def _may_differentiate(array: Any) -> bool:

@@ -177,8 +177,8 @@ def test_more_classes_than_the_dtype(subject: Subject):
 
 @check("contract.labels.ignore-index", "ignore_index is any integer, that a class has too, or None.", source=LABELS)
 def test_ignore_index(subject: Subject, quick):
-    for ignored in (0, 2):  # the first class, and one between those that there are
-        agrees(subject, X, Y, ignore_index=ignored, **SMOOTHED)
+    for given in (0, 2):  # the first class, and one between those that there are
+        agrees(subject, X, Y, ignore_index=given, **SMOOTHED)
     for ignored in () if few(subject, quick) else (2**70, None):
         agrees(subject, X, Y, ignore_index=ignored)
 

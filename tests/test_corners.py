@@ -1,0 +1,113 @@
+"""Problems in which several rare things meet: each was wrong once."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import xent_any
+from xent_any import cross_entropy, cross_entropy_value_and_grad
+
+ABSENT = [[0.0, 1.0, -np.inf]]
+ONE_HOT = [[1.0, 0.0, 0.0]]
+
+
+def test_one_class_with_z_loss():
+    x, weight = np.asarray([[1.5]]), np.asarray([2.7])
+    _, grad = cross_entropy_value_and_grad(x, np.asarray([0]), z_loss=1e-3, sample_weight=weight, reduction="sum")
+    np.testing.assert_allclose(grad, [[2 * 1e-3 * 1.5 * 2.7]])
+
+
+@pytest.mark.parametrize("shape", [(0, 100), (3, 0, 100), (0, 3, 100), (0, 5)])
+def test_no_rows(shape):
+    x, labels = np.zeros(shape), np.zeros(shape[:-1], dtype=int)
+    loss, grad = cross_entropy_value_and_grad(x, labels, reduction="sum")
+    assert loss == 0
+    assert grad.shape == shape
+
+
+@pytest.mark.parametrize("margin", [59.9, 60.1, 62.0])
+def test_the_bits_of_a_row_beside_one_that_is_farther(margin):
+    x = np.full((2, 5), -margin, dtype=np.float32)
+    x[:, 0] = 0
+    x[1, 1:] = -300
+    alone = cross_entropy_value_and_grad(x[:1], np.asarray([0]), reduction="none")
+    beside = cross_entropy_value_and_grad(x, np.asarray([0, 0]), reduction="none")
+    assert alone[0][0] == beside[0][0]
+    np.testing.assert_array_equal(alone[1][0], beside[1][0])
+
+
+def test_a_call_after_the_main_thread_has_ended():
+    source = """
+import threading, time
+import numpy as np
+import xent_any
+
+x, y = np.zeros((5000, 1000)), np.zeros(5000, dtype=int)
+threading.Thread(target=lambda: (time.sleep(0.3), print(xent_any.cross_entropy(x, y).shape))).start()
+"""
+    done = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, check=False, timeout=100)
+    assert done.stdout == "()\n", done.stderr
+
+
+def test_derivative_by_a_weight_beside_an_absent_class_in_torch():
+    torch = pytest.importorskip("torch")
+    s = torch.ones(1, requires_grad=True)
+    cross_entropy(torch.tensor(ABSENT), torch.tensor(ONE_HOT), sample_weight=s, reduction="sum").backward()
+    np.testing.assert_allclose(s.grad, [np.log1p(np.e)], rtol=1e-6)
+
+
+def test_probabilities_inside_nested_transforms_of_torch():
+    torch = pytest.importorskip("torch")
+    q = torch.softmax(torch.randn(3, 5, dtype=torch.float64), -1)
+    x = torch.randn(3, 5, dtype=torch.float64)
+    expected = torch.func.hessian(lambda a: torch.nn.functional.cross_entropy(a, q, reduction="sum"))(x)
+    found = torch.func.jacrev(torch.func.grad(lambda a: cross_entropy(a, q, reduction="sum")))(x)
+    torch.testing.assert_close(found, expected)
+
+
+def test_torch_binary_labels_in_uint16():
+    torch = pytest.importorskip("torch")
+    labels = torch.tensor([1, 0, 1])
+    z = torch.zeros(3, dtype=torch.bfloat16)
+    for dtype in (torch.uint16, torch.uint8, torch.int64):
+        _, grad = xent_any.binary_cross_entropy_value_and_grad(z, labels.to(dtype), reduction="sum")
+        assert grad.tolist() == [-0.5, 0.5, -0.5]
+
+
+def test_jax_at_stationary_points():
+    jax = pytest.importorskip("jax")
+    jnp = jax.numpy
+    q = jnp.asarray([0.5, 0.5])
+    np.testing.assert_allclose(jax.hessian(lambda x: cross_entropy(x, q))(jnp.zeros(2)), [[0.25, -0.25], [-0.25, 0.25]])
+    half = jnp.asarray(0.5)
+    np.testing.assert_allclose(jax.hessian(lambda z: xent_any.binary_cross_entropy(z, half))(jnp.asarray(0.0)), 0.25)
+
+
+def test_jax_derivative_by_a_weight_beside_an_absent_class():
+    jax = pytest.importorskip("jax")
+    x, q = jax.numpy.asarray(ABSENT), jax.numpy.asarray(ONE_HOT)
+
+    def total(s, x, q):
+        return cross_entropy(x, q, sample_weight=s, reduction="sum")
+
+    s = jax.numpy.ones(1)
+    np.testing.assert_allclose(jax.grad(total)(s, x, q), [np.log1p(np.e)], rtol=1e-6)
+    np.testing.assert_allclose(jax.vmap(jax.grad(total))(s[None], x[None], q[None]), [[np.log1p(np.e)]], rtol=1e-6)
+
+
+def test_jax_takes_arrays_of_numpy_where_it_differentiates():
+    jax = pytest.importorskip("jax")
+    y = jax.numpy.asarray([0])
+    x, s = np.zeros((1, 3), dtype=np.float32), np.ones(1, dtype=np.float32)
+    grad, _ = jax.grad(lambda x, s: cross_entropy(x, y, sample_weight=s), (0, 1))(x, s)
+    np.testing.assert_allclose(grad, [[-2 / 3, 1 / 3, 1 / 3]], rtol=1e-6)
+
+
+def test_jax_logits_that_are_nearly_0():
+    jax = pytest.importorskip("jax")
+    x = np.full((1, 1000), -np.inf, dtype=np.float32)
+    x[0, :10] = 0
+    x[0, 900] = 1e-35
+    np.testing.assert_allclose(cross_entropy(jax.numpy.asarray(x), jax.numpy.asarray([0])), np.log(11), rtol=1e-6)
