@@ -45,6 +45,7 @@ import numpy as np
 import xent_any
 
 x, y = np.zeros((5000, 1000)), np.zeros(5000, dtype=int)
+xent_any.cross_entropy(x[:1], y[:1])
 threading.Thread(target=lambda: (time.sleep(0.3), print(xent_any.cross_entropy(x, y).shape))).start()
 """
     done = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, check=False, timeout=100)

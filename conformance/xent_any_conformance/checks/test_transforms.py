@@ -126,22 +126,23 @@ def test_grad_of_binary(subject: Subject, dtype: str) -> None:
 @pytest.mark.parametrize("order", ["jvp-of-grad", pytest.param("grad-of-grad", marks=pytest.mark.full)])
 @check(
     "transforms.second-order",
-    "Differentiating twice gives the Hessian's product with a vector, also where classes tie.",
+    "Differentiating twice gives the Hessian's product with a vector, also where classes tie or the gradient is 0.",
     source="docs/contract.md, Functions",
 )
 def test_second_order(subject: Subject, quick: bool, dtype: str, order: str) -> None:
     grad = declared(subject, "grad")
     jvp = declared(subject, "jvp") if order == "jvp-of-grad" else None
     v = subject(V, dtype)
-    cases: list[tuple[Any, Any]] = [(TIED_Y, {}), (Q, ALL)]
-    for labels, options in cases[:1] if quick or jvp is None else cases:
+    even = np.full(X.shape, 1 / X.shape[1])
+    cases: list[tuple[Any, Any]] = [(TIED_Y, {}), (even, {}), (Q, ALL)]
+    for labels, options in cases[:2] if quick or jvp is None else cases:
         slope = grad(weighted(subject, dtype, labels, options))
 
         def product(a: Any, slope: Any = slope) -> Any:
             return grad(lambda b: subject.xp.sum(slope(b) * v))(a) if jvp is None else jvp(slope, a, v)
 
         f = fast(subject, product)
-        for x in (TIES, X):
+        for x in (TIES, X, np.zeros_like(X)):
             assert_near(subject, f(subject(x, dtype)), C[:, None] * truth(x, labels, options).hessian)
 
 
