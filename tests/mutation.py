@@ -4,6 +4,7 @@ import json
 import platform
 import re
 import sqlite3
+import subprocess
 import sys
 from collections import Counter
 from datetime import UTC, datetime
@@ -129,6 +130,7 @@ def record(session: Path) -> dict[str, object]:
         "python": platform.python_version(),
         "packages": {name: version(name) for name in ("xent-any", "numpy", "torch")},
         "module": "xent_any/_rows.py",
+        "commit": subprocess.check_output(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, text=True).strip(),
         "mutants": len(mutants),
         "killed": len(mutants) - len(survivors),
         "killed by": dict(killers.most_common()),
@@ -155,7 +157,8 @@ def killer(output: str) -> str:
 def page(account: dict[str, object]) -> str:
     """docs/mutation.md."""
     packages = ", ".join(f"{name} {number}" for name, number in account["packages"].items())
-    run = f"{account['tool']}, Python {account['python']}, {packages}; {account['date'][:10]}. "
+    run = f"{account['tool']}, Python {account['python']}, {packages}; {account['date'][:10]}; the kernels of "
+    run += f"commit {account['commit']}. "
     run += (
         f"**{account['mutants']} mutants, {account['killed']} killed, {len(account['survivors'])} survive.** Killed by"
     )
