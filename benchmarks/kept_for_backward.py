@@ -22,6 +22,7 @@ import torch
 import xent_any
 import xent_any_backends.jax
 import xent_any_backends.torch
+from xent_any_conformance.records import table
 
 N, C = 4096, 1000
 DTYPES = ("float32", "bfloat16")
@@ -100,12 +101,6 @@ def measured() -> list[dict[str, Any]]:
     ]
 
 
-def table(rows: list[dict[str, Any]]) -> str:
-    lines = [list(rows[0]), ["---"] * len(rows[0])]
-    lines += [[f"{v:.3f}" if isinstance(v, float) else v for v in row.values()] for row in rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
 def main() -> None:
     rows = measured()
     record = {
@@ -117,7 +112,8 @@ def main() -> None:
         "rows": rows,
     }
     Path(sys.argv[1]).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    sys.stdout.write(table(rows) + "\n")
+    cells = ([f"{v:.3f}" if isinstance(v, float) else v for v in row.values()] for row in rows)
+    sys.stdout.write(table(list(rows[0]), cells))
 
 
 if __name__ == "__main__":

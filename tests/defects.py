@@ -44,7 +44,7 @@ checked, checked_on_toy = broken(CHECK), broken(CHECK, "toyarray")
 
 # The loss
 
-LOSS = "    loss = loss + state.log1p_times(xp, scaled(a, goal.total))\n"
+LOSS = "    loss = loss + state.log1p_times(xp, times(a, goal.total))\n"
 CONFIDENT = "truth.table[float32-index-confident]"
 
 
@@ -53,11 +53,11 @@ def loss_is(formula: str) -> tuple[str, str]:
     return (
         LOSS,
         f"""    if goal.spread is None:
-        w, y, pick = scaled(a, goal.total), goal.label, options.backend.pick
+        w, y, pick = times(a, goal.total), goal.label, options.backend.pick
         x, lse = unbroken(xp, x, masked), m + xp.log1p(state.s)
         loss = {formula}
     else:
-        loss = loss + state.log1p_times(xp, scaled(a, goal.total))
+        loss = loss + state.log1p_times(xp, times(a, goal.total))
 """,
     )
 
@@ -149,7 +149,7 @@ AT_K = "at_k = xp.where(label == state.k, 0.0 - state.s_times(c), c)"
 rows(
     "p_y - 1",
     AT_K,
-    "at_k = xp.where(label == state.k, scaled(f.a, goal.total) * (1 / (1 + state.s) - 1), c)",
+    "at_k = xp.where(label == state.k, times(f.a, goal.total) * (1 / (1 + state.s) - 1), c)",
     by=CONFIDENT,
 )
 rows("label at the maximum forgotten", AT_K, "at_k = c", by="contract.gradient.formula relations.gradient-signs")
@@ -343,12 +343,12 @@ rows(
 )
 checked(
     "ignored rows counted in the mean",
-    "weight = xp.where(ignored, 0.0, once(context, x, dtype) if weight is None else weight)",
+    "weight = xp.where(ignored, 0.0, one if weight is None else weight)",
     "pass",
     "    total = None  # each row's share",
     "    ignored = total = None  # each row's share",
-    "(x, labels, scale), (class_weight,), scale,",
-    "(x, labels, scale if ignored is None else xp.where(ignored, 0.0, scale)), (class_weight,), scale,",
+    "(x, labels, scale), (class_weight,)",
+    "(x, labels, scale if ignored is None else xp.where(ignored, 0.0, scale)), (class_weight,)",
     by="contract.ignored.counted-in-mean",
 )
 checked(
@@ -444,8 +444,8 @@ checked(
 )
 checked(
     "class weights unused",
-    "(x, labels, scale), (class_weight,), scale",
-    "(x, labels, scale), (None,), scale",
+    "(x, labels, scale), (class_weight,)",
+    "(x, labels, scale), (None,)",
     by="contract.loss.formula[index] contract.loss.formula[probabilities]",
 )
 DIVIDED = "counted = xp.broadcast_to(weight if total is None else weight * total, shape)"

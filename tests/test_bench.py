@@ -14,8 +14,8 @@ from conftest import require
 from rich.console import Console
 
 import xent_any
-from xent_any_conformance import cli
-from xent_any_conformance.bench import _clock, _machine, _page, _run, _summary, _terminal, _worker, guard, records
+from xent_any_conformance import _machine, cli
+from xent_any_conformance.bench import _clock, _page, _run, _summary, _terminal, _worker, guard, records
 from xent_any_conformance.bench import _problems as problems
 from xent_any_conformance.bench import contestants as table
 from xent_any_conformance.bench._problems import Inputs, Problem

@@ -16,6 +16,11 @@ from ._rows import RESULTS, Array, Arrays, Guarded, Kernel, Options, cast, pairw
 GROUP = "xent_any.backends"
 
 
+def _one_by_one(function: Callable[[Any], None], items: Sequence[Any]) -> None:
+    for item in items:
+        function(item)
+
+
 @dataclass(frozen=True)
 class Task:
     """A kernel of `xent_any._rows` and the arrays to run it on.
@@ -118,7 +123,7 @@ class Task:
         bits = int(self.xp.finfo(self.options.dtype).bits)
         return max(sizes) * bits // 8
 
-    def in_blocks(self, block_bytes: int, call: Callable[..., None] | None = None) -> Arrays:
+    def in_blocks(self, block_bytes: int, call: Callable[..., None] = _one_by_one) -> Arrays:
         """Run the kernel block by block; each block's results are written to their place in the whole ones.
 
         `block_bytes` counts a block's elements in the precision computed in, one array of them. ``call(f, blocks)``
@@ -139,13 +144,8 @@ class Task:
             for result, part in zip(results, self.kernel(self.xp, self.options, rows, self.shared), strict=True):
                 result[(*block, ...)] = part
 
-        (call or _one_by_one)(compute, blocks)
+        call(compute, blocks)
         return results
-
-
-def _one_by_one(function: Callable[[Any], None], items: Sequence[Any]) -> None:
-    for item in items:
-        function(item)
 
 
 class Backend:
@@ -154,9 +154,8 @@ class Backend:
     A framework needs an adapter only to gain something: errors instead of NaN for wrong labels (`is_readable`),
     blocks (`block_bytes`), single classes found, read and written by index instead of by comparing (`top`, `pick`,
     `put`), another order in memory (`load`), memory that is written to again (`exp`, `scaled`), compilation (`run`), a
-    line in `xent_any.backends()`. An adapter is an instance of a subclass, published
-    under the entry-point group ``xent_any.backends`` by the name of the top-level module that the framework's array
-    type is defined in.
+    line in `xent_any.backends()`. An adapter is an instance of a subclass, published under the entry-point group
+    ``xent_any.backends`` by the name of the top-level module that the framework's array type is defined in.
 
     Attributes
     ----------

@@ -30,9 +30,8 @@ class Problem(NamedTuple):
     options: Options
     axis: int  # of the classes in the logits as given
     lead: tuple[int, ...]  # the shape of the unreduced loss
-    rows: Arrays  # (*lead, C) or (*lead); the logits first
+    rows: Arrays  # (*lead, C) or (*lead); the logits first, `scaled` weights among them
     shared: Arrays  # (C,)
-    scale: Array  # (*lead), sample weight over divisor: 0 where ignored, NaN where the label is wrong
     divisor: Array | None  # (), the sum of the weights if that is what the mean divides by
     reduction: str
 
@@ -107,7 +106,7 @@ def cross_entropy_problem(
         require_shape("class_weight", class_weight, (count,), "one for each class")
         class_weight = checked_weight(context, "class_weight", class_weight, dtype)
     x = classes_last(xp, logits, axis)
-    weight = None
+    one, weight = once(context, x, dtype), None
     if sample_weight is not None:
         require_shape("sample_weight", sample_weight, shape, "that of the unreduced loss")
         weight = checked_weight(context, "sample_weight", sample_weight, dtype)
@@ -117,7 +116,7 @@ def cross_entropy_problem(
         require_shape("labels", labels, shape, "that of {} {} without axis {}", name, logits.shape, axis)
         labels, ignored, wrong = class_indices(context, labels, count, ignore_index)
         if ignored is not None:
-            weight = xp.where(ignored, 0.0, once(context, x, dtype) if weight is None else weight)
+            weight = xp.where(ignored, 0.0, one if weight is None else weight)
         if class_weight is not None and reduction == "mean" and denominator is None:
             task = Task(_rows.label_weight, xp, options, (labels,), (class_weight,), shape)
             (total,) = backend.run(task)
@@ -136,9 +135,8 @@ def cross_entropy_problem(
             "labels: expected an integer dtype (class indices) or a real floating one (class probabilities), "
             f"got {dtype_text(labels.dtype)}"
         )
-    one = once(context, x, dtype)
     scale, divisor = scaled(context, one, shape, weight, total, wrong, denominator if reduction == "mean" else 1.0)
-    problem = Problem(context, options, axis, shape, (x, labels, scale), (class_weight,), scale, divisor, reduction)
+    problem = Problem(context, options, axis, shape, (x, labels, scale), (class_weight,), divisor, reduction)
     return problem, tuple(classes_last(xp, vector, axis) for vector in vectors.values())
 
 
@@ -190,9 +188,7 @@ def binary_problem(
     divisor = denominator if reduction == "mean" else 1.0
     scale, divisor = scaled(context, one, logits.shape, weight, None, None, divisor)
     options = Options(dtype, backend)
-    return Problem(
-        context, options, -1, logits.shape, (logits, labels, pos_weight, scale), (), scale, divisor, reduction
-    )
+    return Problem(context, options, -1, logits.shape, (logits, labels, pos_weight, scale), (), divisor, reduction)
 
 
 def transform(kernel: Kernel, x: Array, axis: int, *, keeps_axis: bool) -> Array:

@@ -225,7 +225,7 @@ def target(xp: Any, options: Options, x: Array, labels: Array, w: Array | None) 
     return Target(labels, peak, spread, peak + backend.sum(xp, spread))
 
 
-def scaled(a: Array, c: Array | float) -> Array:
+def times(a: Array, c: Array | float) -> Array:
     """``c a``."""
     return a if isinstance(c, float) and c == 1 else c * a
 
@@ -280,7 +280,7 @@ def _forward(xp: Any, options: Options, rows: Arrays, shared: Arrays) -> _Rows:
     k, m, masked = highest(xp, options, x, uncounted)
     state = softmax_state(xp, options, x, k, m, masked)
     loss, share, x_y = _missed(xp, options, goal, a, m, x, masked)
-    loss = loss + state.log1p_times(xp, scaled(a, goal.total))
+    loss = loss + state.log1p_times(xp, times(a, goal.total))
     lse = None
     if options.z_loss != 0:
         lse = m + xp.log1p(state.s)
@@ -293,7 +293,7 @@ def _missed(xp: Any, options: Options, goal: Target, a: Array, m: Array, x: Arra
     backend = options.backend
     peak, x_y, share = None, None, None
     if goal.label is not None:
-        peak = scaled(a, goal.peak)
+        peak = times(a, goal.peak)
         x_y = backend.pick(xp, x, goal.label)
         x_y = x_y if masked is None else xp.where(masked, 0.0, x_y)
     if goal.spread is not None:
@@ -318,7 +318,7 @@ def _gradient(xp: Any, options: Options, f: _Rows) -> Array:
     """The gradient with respect to the capped logits, (*lead, C); what `f` holds may be written to."""
     put, state, goal, label = options.backend.put, f.softmax, f.target, f.target.label
     scale = f.a / (1 + state.s)
-    c = scaled(scale, goal.total)
+    c = times(scale, goal.total)
     extra = None if f.lse is None else 2 * (scale * options.z_loss * f.lse)
     with_extra = c if extra is None else c + extra
     g = options.backend.scaled(xp, state.e, state.lifted(with_extra))

@@ -17,6 +17,8 @@ from xent_any import Backend, Task
 class NumPy(Backend):
     name = "numpy"
     version = np.__version__
+    # The fastest of 256 KiB, 512 KiB and 1 MiB for loss and gradient of float32 logits of shape (8192, 1000) and
+    # (1024, 32000), on one and on two threads of an x86-64 with AVX-512 and 1 MiB of second-level cache.
     block_bytes = 1 << 20
 
     def namespace(self) -> Any:

@@ -6,7 +6,7 @@
 import json
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +70,7 @@ def write(run: dict[str, Any], folder: Path) -> None:
 
 def support(records: Sequence[dict[str, Any]]) -> str:
     """The table of the documentation, in Markdown."""
-    lines = [COLUMNS, ("---",) * len(COLUMNS)]
+    lines = []
     deviations = []
     for entry in records:
         subject, outcomes = entry["subject"], Counter[str]()
@@ -92,7 +92,7 @@ def support(records: Sequence[dict[str, Any]]) -> str:
             )
         )
         deviations += [f"* `{subject['name']}`, `{id_}`: {reason}" for id_, reason in subject["deviations"].items()]
-    return f"{HEAD}{_table(lines)}\n## Deviations\n\n" + "\n".join(deviations or ["None."]) + "\n"
+    return f"{HEAD}{table(COLUMNS, lines)}\n## Deviations\n\n" + "\n".join(deviations or ["None."]) + "\n"
 
 
 def differentiation(records: Sequence[dict[str, Any]]) -> str:
@@ -102,17 +102,18 @@ def differentiation(records: Sequence[dict[str, Any]]) -> str:
         if "grad" in entry["subject"]["transforms"] and entry["subject"]["has_values"]:
             first.setdefault(entry["subject"]["library"], entry)
     signs = {"passed": "yes", "deviates": "deviates", "failed": "**no**", "skipped": "-"}
-    rows = [["", *(f"`{entry['subject']['name']}`" for entry in first.values())], ["---"] * (len(first) + 1)]
+    rows = []
     statements = dict.fromkeys(statement for entry in first.values() for statement in entry["derivatives"])
     for statement in statements:
         signs_of = [signs[entry["derivatives"].get(statement, "skipped")] for entry in first.values()]
         if set(signs_of) != {"-"}:
             rows.append([statement, *signs_of])
-    return _table(rows)
+    return table(["", *(f"`{entry['subject']['name']}`" for entry in first.values())], rows)
 
 
-def _table(rows: Sequence[Sequence[str]]) -> str:
-    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+def table(heading: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table in Markdown."""
+    return "".join(f"| {' | '.join(row)} |\n" for row in (heading, ["---"] * len(heading), *rows))
 
 
 def read(folder: Path) -> list[dict[str, Any]]:

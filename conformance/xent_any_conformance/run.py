@@ -1,6 +1,5 @@
 """The run of all checks on all subjects: a process for each, their solutions compared, one account of it all."""
 
-import contextlib
 import importlib.metadata
 import json
 import os
@@ -18,7 +17,7 @@ from typing import Any
 
 import xent_any
 
-from . import agreement, subjects
+from . import _machine, agreement, subjects
 from .plugin import UNUSABLE
 
 HERE = Path(__file__).parent
@@ -69,7 +68,7 @@ def run(
     with tempfile.TemporaryDirectory(prefix="xent-any-") as folder:
         workers = [Worker(name, Path(folder), quick, checks) for name in chosen]
         workers += [Worker(name, Path(folder), quick, "agreement.") for name in helper]
-        _work(sorted(workers, key=_order), jobs or _cpus(), progress)
+        _work(sorted(workers, key=_order), jobs or len(_machine.cpus()), progress)
         compared = list(_compared(workers, quick=quick))
     counted = workers[: len(chosen)]
     results = [result | {"subject": w.name} for w in counted for result in w.results] + _disagreements(
@@ -86,7 +85,7 @@ def run(
         "machine": {
             "python": platform.python_version(),
             "platform": platform.platform(),
-            "processor": _processor(),
+            "processor": _machine.processor(),
             "cpus": os.cpu_count(),
         },
         "packages": {name: _version(name) for name in PACKAGES},
@@ -258,21 +257,8 @@ def _order(worker: "Worker") -> int:
     return subjects.COSTLY.index(library) if library in subjects.COSTLY else len(subjects.COSTLY)
 
 
-def _cpus() -> int:
-    """The CPUs that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def _version(package: str) -> str:
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return "not installed"
-
-
-def _processor() -> str:
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor()

@@ -21,16 +21,17 @@ from xent_any import Backend, Task
 from ..numpy import NumPy
 
 LAST = -1 if sys.byteorder == "little" else 0
+"""Where in the two halves of a float32 number bfloat16 is."""
 BFLOAT16 = np.dtype("V2")
 """Bits that NumPy does not compute with."""
+
 _vjp: Any = torch.func.vjp  # which says that it returns two or three values
 
 
 class Torch(Backend):
     name = "torch"
     version = torch.__version__
-    # Measured on the CPU as for NumPy, where 4 MiB was the fastest.
-    block_bytes = 1 << 22
+    block_bytes = 1 << 22  # on other devices than the CPU, and not measured there
     transforms = {
         "grad": torch.func.grad,
         "vmap": torch.func.vmap,

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from ._answers import prepared
 from ._problems import Inputs, Problem
 from .contestants import Contestant
 
@@ -21,8 +22,6 @@ def measured(contestant: Contestant, problem: Problem, threads: int) -> dict[str
     first. On Linux the kernel's peak is set back and read again; elsewhere it is the peak of the process so far, which
     may be that of the first call. On a GPU it is the peak of PyTorch's allocator.
     """
-    from ._worker import prepared  # noqa: PLC0415  (it imports this)
-
     inputs = Inputs(problem, 0, threads)
     _ = inputs.truth
     row, call = prepared(contestant, inputs)

@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 
 import xent_any
 
-from . import _machine
+from .. import _machine
 from ._problems import Problem
-from .contestants import LIBRARIES
+from .contestants import versions
 
 Record = dict[str, Any]
 Tell = Callable[[str], None]
@@ -79,7 +79,7 @@ def run(plan: Plan, tell: Tell = lambda text: None, save: Callable[[Record], Non
     cases: list[Record] = []
     missing: dict[str, str] = {}
     machine = _machine.facts()
-    versions = _machine.versions(LIBRARIES)
+    installed = versions()
     counts = list(dict.fromkeys(map(count, plan.threads)))
 
     def record() -> Record:
@@ -87,7 +87,7 @@ def run(plan: Plan, tell: Tell = lambda text: None, save: Callable[[Record], Non
             "xent_any": xent_any.__version__,
             "date": datetime.now(UTC).isoformat(timespec="seconds"),
             "machine": machine,
-            "versions": versions,
+            "versions": installed,
             "command": plan.command,
             "seconds_of_each": plan.seconds,
             "seconds": round(time.perf_counter() - start, 1),

@@ -10,10 +10,12 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from . import _clock, _machine, _memory
+from .. import _machine
+from . import _clock, _memory
+from ._answers import prepared
 from ._clock import Call
-from ._problems import Inputs, Problem, disagreement
-from .contestants import LOSS, Contestant, load, reason
+from ._problems import Inputs, Problem
+from .contestants import Contestant, load
 
 GPU_CACHE_BYTES = 1 << 26
 """Twice this is more than the second-level cache of an H100, 50 MB, or of a B200, 126 MB."""
@@ -62,48 +64,6 @@ def measured(
         if is_enabled:
             gc.enable()
     return [row | found.get(row["key"], {}) for row in rows]
-
-
-def prepared(contestant: Contestant, inputs: Inputs) -> tuple[dict[str, Any], Call | None]:
-    """The contestant's row, and its call where it gives the right answer."""
-    row: dict[str, Any] = {
-        "key": contestant.key,
-        **{name: getattr(contestant, name) for name in ("name", "library", "group", "computes", "ours", "limit")},
-    }
-    try:
-        call = contestant.prepare(inputs)
-        waited = _waiting(call, contestant.wait)
-        result = waited(0)
-        wrong = None if contestant.limit else _wrong(contestant, inputs, result)
-        if wrong is not None:
-            return row | {"status": "wrong", "reason": wrong}, None
-        waited(1)
-    except NotImplementedError as error:
-        return row | {"status": "not there", "reason": reason(error)}, None
-    except Exception as error:  # noqa: BLE001  (one contestant's failure is a line of the record)
-        return row | {"status": "failed", "reason": reason(error)}, None
-    return row | {"status": "timed"}, waited if inputs.problem.device == "cpu" else call
-
-
-def _wrong(contestant: Contestant, inputs: Inputs, result: Any) -> str | None:
-    if contestant.computes == LOSS:
-        return disagreement(inputs, result, None)
-    if not isinstance(result, tuple) or len(result) != 2:
-        return f"expected a loss and a gradient, got {type(result).__name__}"
-    return disagreement(inputs, *result)
-
-
-def _waiting(call: Call, wait: Callable[[Any], Any] | None) -> Call:
-    """The call, and waiting for its result."""
-    if wait is None:
-        return call
-
-    def waited(i: int) -> Any:
-        result = call(i)
-        wait(result)
-        return result
-
-    return waited
 
 
 class Pending:

@@ -5,10 +5,10 @@
 
 import json
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from ..records import BEGIN, END
+from ..records import BEGIN, END, table
 from ._summary import Case, Line, Record, about, cases, duration, kinds, ratio, reasons, title
 
 
@@ -24,10 +24,10 @@ def markdown(record: Record) -> str:
             parts.append(f"### {kind.capitalize()}\n\n{_table(those, kind, _time)}")
     last = [case for case in usual if case.threads == usual[-1].threads]
     for kind in kinds(last):
-        table = _table(last, kind, lambda line: ratio(line.peak), least=False)
         if any(line.peak is not None for case in last for line in case.lines(kind)):
-            parts.append(f"## Peak extra memory, over the bytes of the logits: {kind}\n\n{table}")
-    parts.append("## The run\n\n" + _table_of(("", ""), about(record)))
+            peaks = _table(last, kind, lambda line: ratio(line.peak), least=False)
+            parts.append(f"## Peak extra memory, over the bytes of the logits: {kind}\n\n{peaks}")
+    parts.append("## The run\n\n" + table(("", ""), about(record)))
     left_out = "\n".join(f"* {why} ({', '.join(names)})" for why, names in reasons(record))
     return "\n".join([*parts, *([f"Not timed:\n\n{left_out}\n"] if left_out else [])])
 
@@ -55,17 +55,12 @@ def _table(those: Sequence[Case], kind: str, cell: Callable[[Line], str], least:
         name, group = names[key]
         name = f"**{name}**" if name.startswith("xent_any") else name
         rows.append([name, group, *(found[key].get(shape, "-") for shape in shapes)])
-    return _table_of(["", "arrays", *shapes], rows)
+    return table(["", "arrays", *shapes], rows)
 
 
 def _order(name: tuple[str, str]) -> tuple[int, bool, str]:
     groups = ("numpy", "torch", "torch compiled", "jax", "mlx", "cupy")
     return groups.index(name[1]), not name[0].startswith("xent_any"), name[0]
-
-
-def _table_of(heading: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [heading, ["---"] * len(heading), *rows]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 def main(record: Path, page: Path) -> None:

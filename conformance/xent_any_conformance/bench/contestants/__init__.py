@@ -5,7 +5,7 @@ import importlib.metadata
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from .._problems import Inputs
+from .._problems import Array, Inputs, ours
 
 LOSS, GRADIENT, BACKWARD = "loss", "loss + gradient", "forward then backward"
 COMPUTES = (LOSS, GRADIENT, BACKWARD)
@@ -31,6 +31,17 @@ MODULES = {
 """The library that each module is about, by the name of its distribution, and the module with ours on its arrays."""
 
 LIBRARIES = tuple(dict.fromkeys(library for library, _ in MODULES.values()))
+
+BESIDE = ("array-api-compat", "numpy", "jaxlib", "mlx-cpu", "mlx-metal", "triton")
+"""Beside the contestants' own libraries, what times may depend on."""
+
+
+Arrays = Callable[[Inputs], tuple[list[Array], list[Array], Array]]
+"""A library's own logits, labels and class weights."""
+Bound = Callable[[Inputs, Array], Callable[[Array, Array], Any]]
+"""From the inputs and the class weights, a function of logits and labels."""
+Prepare = Callable[[Inputs], Callable[[int], Any]]
+"""What `Contestant.prepare` is."""
 
 
 class Contestant(NamedTuple):
@@ -59,7 +70,7 @@ class Contestant(NamedTuple):
     library: str
     group: str
     computes: str
-    prepare: Callable[[Inputs], Callable[[int], Any]]
+    prepare: Prepare
     wait: Callable[[Any], Any] | None = None
     limit: bool = False
 
@@ -70,6 +81,64 @@ class Contestant(NamedTuple):
     @property
     def ours(self) -> bool:
         return self.library == "xent-any"
+
+
+def in_turn(arrays: Arrays, bind: Bound) -> Prepare:
+    """A function of logits and labels, called on each of the inputs in turn."""
+
+    def prepare(inputs: Inputs) -> Callable[[int], Any]:
+        (x, y, weight), n = arrays(inputs), len(inputs)
+        function = bind(inputs, weight)
+        return lambda i: function(x[i % n], y[i % n])
+
+    return prepare
+
+
+def our(function: Callable[..., Any]) -> Bound:
+    """A function of ours, with the options of the problem."""
+
+    def bind(inputs: Inputs, weight: Array) -> Callable[[Array, Array], Any]:
+        options = ours(inputs.problem, weight)
+        return lambda x, y: function(x, y, **options)
+
+    return bind
+
+
+def with_gradient(
+    contestant: Contestant, bind: Bound, prepare: Callable[[Bound], Prepare], value_and_grad: Callable[..., Any]
+) -> list[Contestant]:
+    """A loss alone, and with the gradient that the library's `value_and_grad` adds."""
+
+    def both(inputs: Inputs, weight: Array) -> Callable[[Array, Array], Any]:
+        return value_and_grad(bind(inputs, weight))  # type: ignore[no-any-return]  # each library's own
+
+    return [
+        contestant._replace(computes=LOSS, prepare=prepare(bind)),
+        contestant._replace(computes=GRADIENT, prepare=prepare(both)),
+    ]
+
+
+def limit(name: str, library: str, computes: str, arrays: Arrays, move: Callable[[Array], Any]) -> Contestant:
+    """A pass over the logits alone."""
+
+    def prepare(inputs: Inputs) -> Callable[[int], Any]:
+        x, n = arrays(inputs)[0], len(inputs)
+        return lambda i: move(x[i % n])
+
+    return Contestant(name, library, "limit", computes, prepare, limit=True)
+
+
+def copy_limit(
+    library: str, arrays: Arrays, zeros_like: Callable[[Array], Array], copy: Callable[[Array, Array], Any]
+) -> Contestant:
+    """A copy of the logits into memory that is there already."""
+
+    def prepare(inputs: Inputs) -> Callable[[int], Any]:
+        x, n = arrays(inputs)[0], len(inputs)
+        out = [zeros_like(x[0]) for _ in range(n)]
+        return lambda i: copy(out[i % n], x[i % n])
+
+    return Contestant("copy into memory at hand", library, "limit", GRADIENT, prepare, limit=True)
 
 
 def load(libraries: Sequence[str] = (), *, limits: bool = True) -> tuple[list[Contestant], dict[str, str]]:
@@ -105,6 +174,12 @@ def reason(error: BaseException) -> str:
     if isinstance(error, ModuleNotFoundError):
         return f"not installed ({first})"
     return first if isinstance(error, NotImplementedError) else f"{type(error).__name__}: {first}"
+
+
+def versions() -> dict[str, str]:
+    """Those of the libraries, and of what their times may depend on beside them, that are installed."""
+    found = {library: version(library) for library in sorted({*LIBRARIES, *BESIDE})}
+    return {library: number for library, number in found.items() if number}
 
 
 def version(library: str) -> str | None:

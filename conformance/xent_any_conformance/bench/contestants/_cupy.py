@@ -8,8 +8,8 @@ from cupyx.scipy.special import log_softmax
 
 import xent_any
 
-from .._problems import AXIS, Array, Inputs, Values, ours
-from . import GRADIENT, LOSS, Contestant
+from .._problems import AXIS, Array, Inputs, Values
+from . import GRADIENT, LOSS, Bound, Contestant, in_turn, our
 
 cupy.cuda.runtime.getDeviceCount()  # raises where there is no GPU
 
@@ -24,36 +24,24 @@ def arrays(inputs: Inputs) -> tuple[list[Array], list[Array], Array]:
     return inputs.converted("cupy", convert)
 
 
-def _prepare_own(inputs: Inputs) -> Callable[[int], Any]:
-    (x, y, _), n = arrays(inputs), len(inputs)
+def _own(inputs: Inputs, _: Array) -> Callable[[Array, Array], Any]:
     if inputs.problem.option != "index":
         raise NotImplementedError(f"not written here for {inputs.problem.option}")
-    label = [cupy.expand_dims(a, AXIS) for a in y]
-    return lambda i: -cupy.mean(cupy.take_along_axis(log_softmax(x[i % n], axis=AXIS), label[i % n], axis=AXIS))
-
-
-def _ours(function: Callable[..., Any]) -> Callable[[Inputs], Callable[[int], Any]]:
-    def prepare(inputs: Inputs) -> Callable[[int], Any]:
-        (x, y, weight), n = arrays(inputs), len(inputs)
-        options = ours(inputs.problem, weight)
-        return lambda i: function(x[i % n], y[i % n], **options)
-
-    return prepare
+    return lambda x, y: (
+        -cupy.mean(cupy.take_along_axis(log_softmax(x, axis=AXIS), cupy.expand_dims(y, AXIS), axis=AXIS))
+    )
 
 
 def _wait(_: Any) -> None:
     cupy.cuda.get_current_stream().synchronize()
 
 
+def _contestant(name: str, library: str, computes: str, bind: Bound) -> Contestant:
+    return Contestant(name, library, "cupy", computes, in_turn(arrays, bind), wait=_wait)
+
+
 CONTESTANTS = [
-    Contestant("cross_entropy", "xent-any", "cupy", LOSS, _ours(xent_any.cross_entropy), wait=_wait),
-    Contestant(
-        "cross_entropy_value_and_grad",
-        "xent-any",
-        "cupy",
-        GRADIENT,
-        _ours(xent_any.cross_entropy_value_and_grad),
-        wait=_wait,
-    ),
-    Contestant("log_softmax, indexing", "cupy", "cupy", LOSS, _prepare_own, wait=_wait),
+    _contestant("cross_entropy", "xent-any", LOSS, our(xent_any.cross_entropy)),
+    _contestant("cross_entropy_value_and_grad", "xent-any", GRADIENT, our(xent_any.cross_entropy_value_and_grad)),
+    _contestant("log_softmax, indexing", "cupy", LOSS, _own),
 ]

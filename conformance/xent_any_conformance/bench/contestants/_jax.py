@@ -1,17 +1,12 @@
 """Ours on JAX, under jit."""
 
-from collections.abc import Callable
-from typing import Any
-
 import jax
 import numpy as np
 
 import xent_any
 
-from .._problems import Array, Inputs, Values, ours
-from . import GRADIENT, LOSS, Contestant
-
-Bound = Callable[[Inputs, Array], Callable[[Array, Array], Any]]
+from .._problems import Array, Inputs, Values
+from . import LOSS, Bound, Contestant, Prepare, in_turn, our, with_gradient
 
 
 def arrays(inputs: Inputs) -> tuple[list[Array], list[Array], Array]:
@@ -31,32 +26,14 @@ def arrays(inputs: Inputs) -> tuple[list[Array], list[Array], Array]:
     return inputs.converted("jax", convert)
 
 
-def jitted(bind: Bound) -> Callable[[Inputs], Callable[[int], Any]]:
-    """Loss, or loss and gradient, compiled."""
-
-    def prepare(inputs: Inputs) -> Callable[[int], Any]:
-        (x, y, weight), n = arrays(inputs), len(inputs)
-        function = jax.jit(bind(inputs, weight))
-        return lambda i: function(x[i % n], y[i % n])
-
-    return prepare
+def _jitted(bind: Bound) -> Prepare:
+    return in_turn(arrays, lambda inputs, weight: jax.jit(bind(inputs, weight)))
 
 
 def peers(library: str, name: str, bind: Bound) -> list[Contestant]:
-    """A function of JAX's arrays: its loss alone, and with the gradient that `jax.value_and_grad` adds."""
-
-    def both(inputs: Inputs, weight: Array) -> Callable[[Array, Array], Any]:
-        return jax.value_and_grad(bind(inputs, weight))
-
-    return [
-        Contestant(name, library, "jax", LOSS, jitted(bind), wait=jax.block_until_ready),
-        Contestant(name, library, "jax", GRADIENT, jitted(both), wait=jax.block_until_ready),
-    ]
+    """A function of JAX's arrays, compiled: its loss alone, and with its gradient."""
+    contestant = Contestant(name, library, "jax", LOSS, _jitted(bind), wait=jax.block_until_ready)
+    return with_gradient(contestant, bind, _jitted, jax.value_and_grad)
 
 
-def _ours(inputs: Inputs, weight: Array) -> Callable[[Array, Array], Any]:
-    options = ours(inputs.problem, weight)
-    return lambda x, y: xent_any.cross_entropy(x, y, **options)
-
-
-CONTESTANTS = peers("xent-any", "cross_entropy", _ours)
+CONTESTANTS = peers("xent-any", "cross_entropy", our(xent_any.cross_entropy))

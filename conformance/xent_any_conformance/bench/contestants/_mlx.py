@@ -9,10 +9,8 @@ from mlx import nn
 
 import xent_any
 
-from .._problems import AXIS, SMOOTHING, Array, Inputs, Values, ours
-from . import GRADIENT, LOSS, Contestant
-
-Bound = Callable[[Inputs, Array], Callable[[Array, Array], Any]]
+from .._problems import AXIS, SMOOTHING, Array, Inputs, Values
+from . import LOSS, Bound, Contestant, Prepare, in_turn, our, with_gradient
 
 
 def arrays(inputs: Inputs) -> tuple[list[Array], list[Array], Array]:
@@ -22,30 +20,20 @@ def arrays(inputs: Inputs) -> tuple[list[Array], list[Array], Array]:
 
     def convert(values: Values) -> Array:
         array = mx.array(values)
-        return array if values.dtype == np.int64 else array.astype(getattr(mx, inputs.problem.dtype))
+        array = array if values.dtype == np.int64 else array.astype(getattr(mx, inputs.problem.dtype))
+        mx.eval(array)
+        return array
 
     return inputs.converted("mlx", convert)
 
 
-def _prepare(bind: Bound) -> Callable[[Inputs], Callable[[int], Any]]:
-    def prepare(inputs: Inputs) -> Callable[[int], Any]:
-        (x, y, weight), n = arrays(inputs), len(inputs)
-        function = bind(inputs, weight)
-        for a in (*x, *y):
-            mx.eval(a)
-        return lambda i: function(x[i % n], y[i % n])
-
-    return prepare
+def _eager(bind: Bound) -> Prepare:
+    return in_turn(arrays, bind)
 
 
 def _peers(library: str, name: str, bind: Bound) -> list[Contestant]:
-    def both(inputs: Inputs, weight: Array) -> Callable[[Array, Array], Any]:
-        return mx.value_and_grad(bind(inputs, weight))
-
-    return [
-        Contestant(name, library, "mlx", LOSS, _prepare(bind), wait=mx.eval),
-        Contestant(name, library, "mlx", GRADIENT, _prepare(both), wait=mx.eval),
-    ]
+    contestant = Contestant(name, library, "mlx", LOSS, _eager(bind), wait=mx.eval)
+    return with_gradient(contestant, bind, _eager, mx.value_and_grad)
 
 
 def _own(inputs: Inputs, weight: Array) -> Callable[[Array, Array], Any]:
@@ -55,9 +43,7 @@ def _own(inputs: Inputs, weight: Array) -> Callable[[Array, Array], Any]:
     return lambda x, y: nn.losses.cross_entropy(x, y, axis=AXIS, label_smoothing=smoothing, reduction="mean")
 
 
-def _ours(inputs: Inputs, weight: Array) -> Callable[[Array, Array], Any]:
-    options = ours(inputs.problem, weight)
-    return lambda x, y: xent_any.cross_entropy(x, y, **options)
-
-
-CONTESTANTS = [*_peers("xent-any", "cross_entropy", _ours), *_peers("mlx", "nn.losses.cross_entropy", _own)]
+CONTESTANTS = [
+    *_peers("xent-any", "cross_entropy", our(xent_any.cross_entropy)),
+    *_peers("mlx", "nn.losses.cross_entropy", _own),
+]

@@ -1,12 +1,9 @@
 """Ours, on NumPy's arrays."""
 
-from collections.abc import Callable
-from typing import Any
-
 import xent_any
 
-from .._problems import Array, Inputs, ours
-from . import GRADIENT, LOSS, Contestant
+from .._problems import Array, Inputs
+from . import GRADIENT, LOSS, Contestant, in_turn, our
 
 
 def arrays(inputs: Inputs) -> tuple[list[Array], list[Array], Array]:
@@ -18,18 +15,13 @@ def arrays(inputs: Inputs) -> tuple[list[Array], list[Array], Array]:
     return inputs.logits, inputs.labels, inputs.class_weight
 
 
-def _ours(function: Callable[..., Any]) -> Callable[[Inputs], Callable[[int], Any]]:
-    def prepare(inputs: Inputs) -> Callable[[int], Any]:
-        (x, y, weight), n = arrays(inputs), len(inputs)
-        options = ours(inputs.problem, weight)
-        return lambda i: function(x[i % n], y[i % n], **options)
-
-    return prepare
-
-
 CONTESTANTS = [
-    Contestant("cross_entropy", "xent-any", "numpy", LOSS, _ours(xent_any.cross_entropy)),
+    Contestant("cross_entropy", "xent-any", "numpy", LOSS, in_turn(arrays, our(xent_any.cross_entropy))),
     Contestant(
-        "cross_entropy_value_and_grad", "xent-any", "numpy", GRADIENT, _ours(xent_any.cross_entropy_value_and_grad)
+        "cross_entropy_value_and_grad",
+        "xent-any",
+        "numpy",
+        GRADIENT,
+        in_turn(arrays, our(xent_any.cross_entropy_value_and_grad)),
     ),
 ]

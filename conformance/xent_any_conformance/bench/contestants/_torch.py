@@ -10,12 +10,10 @@ from torch.nn import functional
 import xent_any
 import xent_any_backends.torch as drop_in
 
-from .._problems import SMOOTHING, Array, Inputs, Values, ours
-from . import BACKWARD, GRADIENT, LOSS, Contestant
+from .._problems import SMOOTHING, Array, Inputs, Values
+from . import BACKWARD, GRADIENT, LOSS, Bound, Contestant, Prepare, in_turn, our
 
-Prepare = Callable[[Inputs], Callable[[int], Any]]
-Bound = Callable[[Inputs, Array], Callable[[Array, Array], Any]]
-"""From the inputs and the class weights, a function of logits and labels."""
+OURS, OURS_BOTH = our(xent_any.cross_entropy), our(xent_any.cross_entropy_value_and_grad)
 
 
 def arrays(inputs: Inputs) -> tuple[list[Array], list[Array], Array]:
@@ -50,30 +48,9 @@ def _drop_in(inputs: Inputs, weight: Array) -> Callable[[Array, Array], Any]:
     return lambda x, y: drop_in.cross_entropy(x, y, **options)
 
 
-def _ours(inputs: Inputs, weight: Array) -> Callable[[Array, Array], Any]:
-    options = ours(inputs.problem, weight)
-    return lambda x, y: xent_any.cross_entropy(x, y, **options)
-
-
-def _ours_both(inputs: Inputs, weight: Array) -> Callable[[Array, Array], Any]:
-    options = ours(inputs.problem, weight)
-    return lambda x, y: xent_any.cross_entropy_value_and_grad(x, y, **options)
-
-
 def without_graph(bind: Bound) -> Prepare:
     """The function under `torch.no_grad`."""
-
-    def prepare(inputs: Inputs) -> Callable[[int], Any]:
-        (x, y, weight), n = arrays(inputs), len(inputs)
-        function = bind(inputs, weight)
-
-        @torch.no_grad()
-        def call(i: int) -> Any:
-            return function(x[i % n], y[i % n])
-
-        return call
-
-    return prepare
+    return in_turn(arrays, lambda inputs, weight: torch.no_grad()(bind(inputs, weight)))
 
 
 def then_backward(bind: Bound, own_logits: bool = False) -> Prepare:
@@ -112,12 +89,12 @@ def _compiled(library: str, name: str, bind: Bound, computes: Sequence[str] = (L
 
 
 CONTESTANTS = [
-    *peers("xent-any", "cross_entropy", _ours),
-    *peers("xent-any", "cross_entropy_value_and_grad", _ours_both, [GRADIENT]),
+    *peers("xent-any", "cross_entropy", OURS),
+    *peers("xent-any", "cross_entropy_value_and_grad", OURS_BOTH, [GRADIENT]),
     *peers("xent-any", "drop-in cross_entropy", _drop_in),
     *peers("torch", "F.cross_entropy", _own),
     *peers("torch", "F.log_softmax, F.nll_loss", _own_parts),
-    *_compiled("xent-any", "cross_entropy", _ours),
-    *_compiled("xent-any", "cross_entropy_value_and_grad", _ours_both, [GRADIENT]),
+    *_compiled("xent-any", "cross_entropy", OURS),
+    *_compiled("xent-any", "cross_entropy_value_and_grad", OURS_BOTH, [GRADIENT]),
     *_compiled("torch", "F.cross_entropy", _own),
 ]

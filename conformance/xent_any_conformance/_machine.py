@@ -1,17 +1,11 @@
-"""Where a run was made, and with what."""
+"""Where a run is made."""
 
 import os
 import platform
 import re
 import sys
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
-
-from .contestants import version
-
-BESIDE = ("array-api-compat", "numpy", "jaxlib", "mlx-cpu", "mlx-metal", "triton")
-"""Beside the contestants' own libraries, what times may depend on."""
 
 
 def cpus() -> list[int]:
@@ -72,9 +66,3 @@ def facts() -> dict[str, Any]:
         "python": platform.python_version(),
         "implementation": sys.implementation.name,
     }
-
-
-def versions(libraries: Iterable[str]) -> dict[str, str]:
-    """Of those that are installed."""
-    found = {library: version(library) for library in sorted({*libraries, *BESIDE})}
-    return {library: number for library, number in found.items() if number}
