@@ -81,9 +81,12 @@ def test_what_a_thread_raises_is_raised():
 import numpy as np
 from xent_any_backends import numpy as adapter
 
-def fail(item):
-    raise KeyError(item)
+class Piece:
+    places = ()
 
-adapter._in_threads(3, fail, list(range(9)))
+    def compute(self):
+        raise KeyError("of a thread")
+
+adapter._in_threads(3, [Piece()] * 9)
 """
-    assert "KeyError" in computed("3", source)
+    assert "KeyError: 'of a thread'" in computed("3", source)

@@ -2,6 +2,7 @@
 
 from ._backend import Backend as Backend
 from ._backend import BackendInfo as BackendInfo
+from ._backend import Piece as Piece
 from ._backend import Task as Task
 from ._backend import backends as backends
 from ._functions import binary_cross_entropy as binary_cross_entropy
@@ -20,6 +21,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Backend",
     "BackendInfo",
+    "Piece",
     "Task",
     "backends",
     "binary_cross_entropy",

@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from importlib.metadata import EntryPoint, entry_points
 from itertools import product
-from typing import Any
+from typing import Any, NamedTuple
 
 import array_api_compat
 
@@ -14,11 +14,6 @@ from ._derivatives import RULES, SYMMETRIC
 from ._rows import RESULTS, Array, Arrays, Guarded, Kernel, Options, cast, pairwise_sum
 
 GROUP = "xent_any.backends"
-
-
-def _one_by_one(function: Callable[[Any], None], items: Sequence[Any]) -> None:
-    for item in items:
-        function(item)
 
 
 @dataclass(frozen=True)
@@ -123,29 +118,41 @@ class Task:
         bits = int(self.xp.finfo(self.options.dtype).bits)
         return max(sizes) * bits // 8
 
-    def in_blocks(self, block_bytes: int, call: Callable[..., None] = _one_by_one) -> Arrays:
-        """Run the kernel block by block; each block's results are written to their place in the whole ones.
+    def in_blocks(self, block_bytes: int, compute: Callable[[list["Piece"]], None] | None = None) -> Arrays:
+        """Run the kernel block by block, each of which is a task of its own.
 
-        `block_bytes` counts a block's elements in the precision computed in, one array of them. ``call(f, blocks)``
-        calls f with each of the blocks, in any order or at the same time; by default one after the other.
+        `block_bytes` counts a block's elements in the precision computed in, one array of them. `compute` is to
+        `Piece.compute` all pieces, in any order or at the same time; without it, that is done one after the other.
         """
-        blocks = list(_blocks(self.lead, max(1, block_bytes // self.row_bytes())))
-        if len(blocks) == 1:
-            return self.at_once()
         first = self.rows[0]
         row = first if first.ndim == len(self.lead) else first[..., 0]
         results = tuple(
             self.xp.empty_like(first if result.whole else row, dtype=dtype)
             for result, dtype in zip(RESULTS[self.kernel], self.dtypes(), strict=True)
         )
-
-        def compute(block: tuple[int | slice, ...]) -> None:
+        pieces = []
+        for block in _blocks(self.lead, max(1, block_bytes // self.row_bytes())):
             rows = tuple(None if a is None else a[(*block, ...)] for a in self.rows)
-            for result, part in zip(results, self.kernel(self.xp, self.options, rows, self.shared), strict=True):
-                result[(*block, ...)] = part
-
-        call(compute, blocks)
+            pieces.append(Piece(replace(self, rows=rows), tuple(result[(*block, ...)] for result in results)))
+        if compute is not None:
+            compute(pieces)
+        else:
+            for piece in pieces:
+                piece.compute()
         return results
+
+
+class Piece(NamedTuple):
+    """A block of a task's rows, and the places of its results in the whole ones."""
+
+    task: Task
+    places: Arrays
+
+    def compute(self) -> None:
+        """Run the kernel, and write the results to their places; one that is its place has been written there."""
+        for place, result in zip(self.places, self.task.at_once(), strict=True):
+            if result is not place:
+                place[...] = result
 
 
 class Backend:
@@ -296,7 +303,9 @@ class Backend:
 
     def run(self, task: Task) -> Arrays:
         """Run the task's kernel on its rows, in blocks of them or at once."""
-        return task.at_once() if self.block_bytes is None else task.in_blocks(self.block_bytes)
+        if self.block_bytes is None or task.row_bytes() * math.prod(task.lead) <= self.block_bytes:
+            return task.at_once()
+        return task.in_blocks(self.block_bytes)
 
 
 def _blocks(lead: tuple[int, ...], count: int) -> Iterator[tuple[int | slice, ...]]:
@@ -306,6 +315,7 @@ def _blocks(lead: tuple[int, ...], count: int) -> Iterator[tuple[int | slice, ..
         return
     axis = next(i for i in range(len(lead)) if math.prod(lead[i + 1 :]) <= count)
     step = max(1, count // math.prod(lead[axis + 1 :]))
+    step = -(-lead[axis] // -(-lead[axis] // step))  # as many blocks, of equal size
     for outer in product(*map(range, lead[:axis])):
         for start in range(0, lead[axis], step):
             yield (*outer, slice(start, min(start + step, lead[axis])))

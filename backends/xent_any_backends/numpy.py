@@ -3,7 +3,7 @@
 import math
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import cache, lru_cache, partial
@@ -11,15 +11,16 @@ from typing import Any
 
 import numpy as np
 
-from xent_any import Backend, Task
+from xent_any import Backend, Piece, Task
 
 
 class NumPy(Backend):
     name = "numpy"
     version = np.__version__
-    # The fastest of 256 KiB, 512 KiB and 1 MiB for loss and gradient of float32 logits of shape (8192, 1000) and
-    # (1024, 32000), on one and on two threads of an x86-64 with AVX-512 and 1 MiB of second-level cache.
-    block_bytes = 1 << 20
+    # The fastest of 512 KiB, 1, 2, 4, 8 and 16 MiB for loss and gradient of float32 logits of shape (8192, 1000) and
+    # (1024, 32000), on one and on two threads of an x86-64 with AVX-512, 1 MiB of second-level cache for each CPU and
+    # 32 MiB of third: in smaller ones, threads wait for the interpreter.
+    block_bytes = 1 << 22
 
     def namespace(self) -> Any:
         return np
@@ -34,10 +35,15 @@ class NumPy(Backend):
         return array
 
     def load(self, xp: Any, a: Any, dtype: Any) -> Any:
-        if a.shape[-1] > FEW or a.size < MANY:
-            return np.asarray(a, dtype=dtype, order="C")
-        # Over a short last axis NumPy's reductions take fifty times as long as over a long one.
-        return _last_axis_last(np.ascontiguousarray(_last_axis_first(a), dtype=dtype))
+        if a.shape[-1] <= FEW and a.size >= MANY:
+            # Over a short last axis NumPy's reductions take fifty times as long as over a long one.
+            out = _last_axis_last(MEMORY.empty((a.shape[-1], *a.shape[:-1]), dtype))
+        elif a.dtype == dtype and a.flags.c_contiguous:
+            return a
+        else:
+            out = MEMORY.empty(a.shape, dtype)
+        np.copyto(out, a, casting="unsafe")
+        return out
 
     def top(self, xp: Any, x: Any) -> tuple[Any, Any]:
         if x.flags.c_contiguous:
@@ -57,7 +63,7 @@ class NumPy(Backend):
         return a
 
     def exp(self, xp: Any, x: Any, m: Any) -> Any:
-        e = np.subtract(x, m[..., None], out=_local.scratch_like(x))
+        e = np.subtract(x, m[..., None], out=MEMORY.empty_like(x))
         return np.exp(e, out=e)
 
     def scaled(self, xp: Any, a: Any, c: Any) -> Any:
@@ -86,8 +92,13 @@ class NumPy(Backend):
         return True
 
     def run(self, task: Task) -> tuple[Any, ...]:
-        with np.errstate(all="ignore"):
-            return task.in_blocks(self.block_bytes, partial(_in_threads, self.threads()))
+        count, size = math.prod(task.lead), task.row_bytes()
+        if count * size <= SMALL:
+            with np.errstate(all="ignore"):
+                return task.at_once()
+        threads = self.threads()
+        share = size * -(-count // threads)
+        return task.in_blocks(min(max(share, self.block_bytes // 2), self.block_bytes), partial(_in_threads, threads))
 
     def threads(self) -> int:
         """So many blocks are computed at a time."""
@@ -102,24 +113,50 @@ CHUNK = 128
 """So many numbers are added up by einsum, which holds sums of every 16th of them; np.sum takes twice as long."""
 
 
-class _Local(threading.local):
-    """A thread's own memory, from block to block: what is allocated anew comes from the system page by page."""
+SMALL = 1 << 18
+"""So many bytes of logits are computed at once, in new memory."""
 
-    scratch: Any = None
-
-    def scratch_like(self, x: Any) -> Any:
-        """Memory for an array like `x`, which was used for the last such array of this thread; None outside blocks."""
-        if self.scratch is None:
-            return None
-        if self.scratch.size < x.size or self.scratch.dtype != x.dtype:
-            self.scratch = np.empty(x.size, dtype=x.dtype)
-        flat = self.scratch[: x.size]
-        if x.flags.c_contiguous:
-            return flat.reshape(x.shape)
-        return _last_axis_last(flat.reshape(x.shape[-1], *x.shape[:-1]))
+KEPT = 3 * NumPy.block_bytes
+"""So many bytes a thread keeps."""
 
 
-_local = _Local()
+class _Memory(threading.local):
+    """A thread's own memory for a block, kept from block to block: what is new comes from the system page by page."""
+
+    kept = np.empty(0, dtype=np.uint8)
+    used: int | None = None  # so many bytes of it, in a block; None outside of one
+    place: Any = None  # of a result like the logits
+
+    def compute(self, piece: Piece) -> None:
+        """Compute a block."""
+        self.used = 0
+        self.place = next((place for place in piece.places if place.ndim > len(piece.task.lead)), None)
+        try:
+            piece.compute()
+        finally:
+            self.used = self.place = None
+
+    def empty(self, shape: tuple[int, ...], dtype: Any) -> Any:
+        """Memory until the end of the block."""
+        start, size = self.used, math.prod(shape) * np.dtype(dtype).itemsize
+        if start is None or start + size > KEPT:
+            return np.empty(shape, dtype)
+        self.used = start + size + -size % 64
+        if self.kept.size < start + size:
+            self.kept = np.empty(start + size, dtype=np.uint8)
+        return self.kept[start : start + size].view(dtype).reshape(shape)
+
+    def empty_like(self, x: Any) -> Any:
+        """Memory for an array like `x`, at the place of the result that is made of it, if there is one."""
+        place = self.place
+        if not x.flags.c_contiguous:
+            return _last_axis_last(self.empty((x.shape[-1], *x.shape[:-1]), x.dtype))
+        if place is not None and place.flags.c_contiguous and place.dtype == x.dtype:
+            return place
+        return self.empty(x.shape, x.dtype)
+
+
+MEMORY = _Memory()
 
 
 def _last_axis_first(a: Any) -> Any:
@@ -147,22 +184,18 @@ def _firsts(shape: tuple[int, ...], step: int) -> Any:
     return np.arange(0, math.prod(shape) * step, step).reshape(shape)
 
 
-def _in_threads(count: int, function: Callable[[Any], None], items: Sequence[Any]) -> None:
-    """Call the function with each of the items, on all threads."""
-    left = iter(items)  # whose next is atomic
+def _in_threads(count: int, pieces: Sequence[Piece]) -> None:
+    """Compute all pieces, on so many threads."""
+    left = iter(pieces)  # whose next is atomic
 
     def work() -> None:
-        _local.scratch = np.empty(0)
-        try:
-            with np.errstate(all="ignore"):
-                for item in left:
-                    function(item)
-        finally:
-            _local.scratch = None
+        with np.errstate(all="ignore"):
+            for piece in left:
+                MEMORY.compute(piece)
 
     others = []
     with suppress(RuntimeError):  # while the interpreter shuts down, there are no other threads
-        others += [_pool(count).submit(work) for _ in range(min(count, len(items)) - 1)]
+        others += [_pool(count).submit(work) for _ in range(min(count, len(pieces)) - 1)]
     work()
     for other in others:
         other.result()

@@ -1,6 +1,5 @@
 """How PyTorch runs the kernels, and where their derivatives are attached to its autograd."""
 
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -18,10 +17,8 @@ from torch.autograd import forward_ad
 
 from xent_any import Backend, Task
 
-from ..numpy import NumPy
+from ..numpy import MEMORY, NumPy
 
-LAST = -1 if sys.byteorder == "little" else 0
-"""Where in the two halves of a float32 number bfloat16 is."""
 BFLOAT16 = np.dtype("V2")
 """Bits that NumPy does not compute with."""
 
@@ -125,9 +122,9 @@ class _NumPy(NumPy):
 
     def load(self, xp: Any, a: Any, dtype: Any) -> Any:
         if a.dtype == BFLOAT16:  # the first half of the bits of float32
-            bits = np.zeros((*a.shape, 2), dtype=np.uint16)
-            bits[..., LAST] = a.view(np.uint16)
-            a = bits.view(np.float32)[..., 0]
+            bits = MEMORY.empty(a.shape, np.uint32)
+            np.copyto(bits, a.view(np.uint16))
+            a = np.left_shift(bits, 16, out=bits).view(np.float32)
         return super().load(xp, a, dtype)
 
     def store(self, xp: Any, a: Any, dtype: Any) -> Any:
