@@ -256,6 +256,14 @@ class Backend:
         value = value if isinstance(value, float) else value[..., None]
         return xp.where(self.arange(xp, a, a.shape[-1]) == k[..., None], value, a)
 
+    def zeroed(self, xp: Any, a: Array, rows: Array) -> Array:
+        """`a` (*lead, C) with zeros in those `rows`, a condition (*lead)."""
+        return xp.where(rows[..., None], 0.0, a)
+
+    def lessen(self, xp: Any, a: Array, k: Array, value: Array) -> Array:
+        """`a` (*lead, C), which may be written to, less `value` (*lead) at the class `k` (*lead)."""
+        return xp.where(self.arange(xp, a, a.shape[-1]) == k[..., None], a - value[..., None], a)
+
     def exp(self, xp: Any, x: Array, m: Array) -> Array:
         """``exp(x - m)`` for x (*lead, C) and m (*lead)."""
         return xp.exp(x - m[..., None])

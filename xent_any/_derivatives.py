@@ -33,8 +33,10 @@ def _along(task: Any, g: Array, t: Array, ignored: Array) -> Array:
 
 
 def _dot(task: Any, g: Array, t: Array) -> Array:
-    """The sum over the classes of the gradient's products with t, in rows that are not ignored."""
-    return task.options.backend.sum(task.xp, _along(task, g, t, (task.rows[2] == 0)[..., None]))
+    """The sum over the classes of the gradient's products with t, in rows that are not ignored: `_along` of rows."""
+    backend = task.options.backend
+    product = backend.zeroed(task.xp, g * _rows.cast(task.xp, t, g.dtype), task.rows[2] == 0)
+    return backend.sum(task.xp, product)
 
 
 def _mean(task: Any, p: Array, t: Array) -> Array:

@@ -54,6 +54,8 @@ class Primitives(Protocol):
     def top(self, xp: Any, x: Array) -> tuple[Array, Array]: ...
     def pick(self, xp: Any, a: Array, k: Array) -> Array: ...
     def put(self, xp: Any, a: Array, k: Array, value: Array | float, *, owned: bool = False) -> Array: ...
+    def zeroed(self, xp: Any, a: Array, rows: Array) -> Array: ...
+    def lessen(self, xp: Any, a: Array, k: Array, value: Array) -> Array: ...
     def exp(self, xp: Any, x: Array, m: Array) -> Array: ...
     def others(self, xp: Any, x: Array, k: Array, m: Array) -> tuple[Array, Array]: ...
     def scaled(self, xp: Any, a: Array, c: Array) -> Array: ...
@@ -163,16 +165,16 @@ def highest(xp: Any, options: Options, x: Array, uncounted: Array | None = None)
     return k, xp.where(masked, 0.0, m), masked
 
 
-def unbroken(xp: Any, x: Array, masked: Array | None) -> Array:
+def unbroken(xp: Any, options: Options, x: Array, masked: Array | None) -> Array:
     """`x` (*lead, C) with zeros in the rows `masked` (*lead)."""
-    return x if masked is None else xp.where(masked[..., None], 0.0, x)
+    return x if masked is None else options.backend.zeroed(xp, x, masked)
 
 
 def softmax_state(xp: Any, options: Options, x: Array, k: Array, m: Array, masked: Array | None = None) -> Softmax:
     backend = options.backend
 
-    def exp_from(base: Array) -> Array:
-        return backend.exp(xp, backend.put(xp, unbroken(xp, x, masked), k, -INF), base)
+    def below() -> Array:
+        return backend.put(xp, unbroken(xp, options, x, masked), k, -INF)
 
     def near() -> Guarded:
         e, s = backend.others(xp, x, k, m)
@@ -180,16 +182,17 @@ def softmax_state(xp: Any, options: Options, x: Array, k: Array, m: Array, maske
         return (m, s, e), perhaps_far if masked is None else masked | perhaps_far
 
     def far() -> Arrays:
-        top = xp.max(backend.put(xp, unbroken(xp, x, masked), k, -INF), axis=-1)
+        rest = below()
+        top = xp.max(rest, axis=-1)
         base = xp.where((m - top > FAR) & (top > -INF), top, m)
-        e = exp_from(base)
-        return base, backend.sum(xp, e), e
+        e, total = backend.others(xp, rest, k, base)
+        return base, total, e
 
     base, total, e = backend.either(xp, m, near, far)
     if base is m:
         return Softmax(k, m, e, total, total)
     root = xp.exp(0.5 * (base - m))
-    return Softmax(k, m, exp_from(base) if e is None else e, total, root * total * root, root)
+    return Softmax(k, m, backend.others(xp, below(), k, base)[0] if e is None else e, total, root * total * root, root)
 
 
 def label_weight(xp: Any, options: Options, rows: Arrays, shared: Arrays) -> Arrays:
@@ -259,7 +262,6 @@ class _Rows(NamedTuple):
     uncounted: Array  # (*lead) bool, rows of weight 0
     target: Target
     share: Array | None  # (*lead, C) or (*lead, 1), the target's spread times a
-    x_y: Array | None  # (*lead), at an index label
     softmax: Softmax
     lse: Array | None  # (*lead), for the z-loss
     loss: Array  # (*lead)
@@ -279,17 +281,17 @@ def _forward(xp: Any, options: Options, rows: Arrays, shared: Arrays) -> _Rows:
     x, slope, curvature = _cap(xp, options, x)
     k, m, masked = highest(xp, options, x, uncounted)
     state = softmax_state(xp, options, x, k, m, masked)
-    loss, share, x_y = _missed(xp, options, goal, a, m, x, masked)
+    loss, share = _missed(xp, options, goal, a, m, x, masked)
     loss = loss + state.log1p_times(xp, times(a, goal.total))
     lse = None
     if options.z_loss != 0:
         lse = m + xp.log1p(state.s)
         loss = loss + a * options.z_loss * lse * lse
-    return _Rows(slope, curvature, a, uncounted, goal, share, x_y, state, lse, loss)
+    return _Rows(slope, curvature, a, uncounted, goal, share, state, lse, loss)
 
 
 def _missed(xp: Any, options: Options, goal: Target, a: Array, m: Array, x: Array, masked: Array | None) -> Arrays:
-    """``a sum_c Q_c (m - x_c)``, (*lead); `_Rows.share` and `_Rows.x_y`."""
+    """``a sum_c Q_c (m - x_c)``, (*lead); and `_Rows.share`."""
     backend = options.backend
     peak, x_y, share = None, None, None
     if goal.label is not None:
@@ -302,16 +304,16 @@ def _missed(xp: Any, options: Options, goal: Target, a: Array, m: Array, x: Arra
     def total(distance: Distance) -> Array:
         terms = [] if peak is None else [distance(peak, m, x_y)]
         if share is not None:
-            terms.append(backend.sum(xp, distance(share, m[..., None], unbroken(xp, x, masked))))
+            terms.append(backend.sum(xp, distance(share, m[..., None], unbroken(xp, options, x, masked))))
         return terms[0] if len(terms) == 1 else terms[0] + terms[1]
 
     if not all(backend.is_readable(array) for array in (x, peak, share) if array is not None):
-        return total(partial(distance, xp)), share, x_y
+        return total(partial(distance, xp)), share
     loss = total(lambda weight, m, x: weight * (m - x))
     unsure = ~xp.isfinite(loss)
     if backend.may_hold(xp, unsure):  # only in those rows, or the bits of a row would depend on what is around it
         loss = xp.where(unsure, total(partial(distance, xp)), loss)
-    return loss, share, x_y
+    return loss, share
 
 
 def _gradient(xp: Any, options: Options, f: _Rows) -> Array:
@@ -325,8 +327,7 @@ def _gradient(xp: Any, options: Options, f: _Rows) -> Array:
     if f.share is not None:
         g = g - f.share
     if label is not None:
-        share = f.a * (goal.peak + goal.spread_at(xp, options, label))
-        g = put(xp, g, label, with_extra * xp.exp(f.x_y - state.m) - share, owned=True)
+        g = options.backend.lessen(xp, g, label, f.a * goal.peak)
     if goal.spread is None:
         at_k = xp.where(label == state.k, 0.0 - state.s_times(c), c)  # of an ignored row 0, not -0
     else:

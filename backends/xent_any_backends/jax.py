@@ -2,6 +2,7 @@
 
 import functools
 import math
+import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -65,22 +66,28 @@ class JAX(Backend):
             return False
         return all(d.platform == "cpu" for d in array.devices())
 
-    # XLA's reductions on the CPU take arithmetic of floats as it is, at full speed; what selects or compares, and what
-    # two of them share, even a constant, they take from memory.
-
     def top(self, xp: Any, x: Any) -> tuple[Any, Any]:
-        k, m = _top(x) if x.shape[-1] < EXACT else super().top(xp, x)
-        return k, m
+        k = _argmax(lax.stop_gradient(x))
+        return k, self.pick(xp, x, k)
 
     def pick(self, xp: Any, a: Any, k: Any) -> Any:
         return a[k] if a.ndim == 1 else jnp.take_along_axis(a, k[..., None], axis=-1)[..., 0]
 
+    def zeroed(self, xp: Any, a: Any, rows: Any) -> Any:
+        # Comparing classes is a vector operation even if they are few, repeating a condition is not.
+        count = a.shape[-1]
+        return jnp.where(jnp.arange(count) < jnp.where(rows, 0, count)[..., None], a, 0)
+
     def others(self, xp: Any, x: Any, k: Any, m: Any) -> tuple[Any, Any]:
-        if x.shape[-1] >= EXACT:
-            return super().others(xp, x, k, m)
-        distance = 2 * jnp.arange(x.shape[-1], dtype=x.dtype) - (2 * k.astype(x.dtype))[..., None]
-        s = self.sum(xp, jnp.exp(x - m[..., None]) * (jnp.minimum(distance * distance, 4) * 0.25))
-        return self.put(xp, self.exp(xp, x, m), k, 0.0), s
+        e = self.put(xp, self.exp(xp, x, m), k, 0.0)
+        count = x.shape[-1]
+        if count <= FEW:
+            return e, _added_up([jnp.where(k == i, 0.0, jnp.exp(x[..., i] - m)) for i in range(count)])
+        width = _width(count, SUMMED)
+        classes, there = _window(k // width, width, count)
+        near = jnp.where((classes == k[..., None]) | ~there, 0.0, self.exp(xp, _take(x, classes), m))
+        sums = _windows(self.exp(xp, x, m), 0, lax.add, width)
+        return e, jnp.sum(self.put(xp, sums, k // width, _windows(near, 0, lax.add, width)[..., 0]), axis=-1)
 
     def sum(self, xp: Any, a: Any) -> Any:
         return jnp.sum(a, axis=-1)
@@ -101,28 +108,57 @@ class JAX(Backend):
             return tuple(_with_derivative(task.emptied(), task.arrays))
         if any(isinstance(a, jax.Array) and len(a.devices()) > 1 for a in arrays):
             return task.at_once()  # shards stay where they are
-        count = max(1, min(math.prod(task.lead), self.block_bytes // task.row_bytes()))
+        count = math.prod(task.lead)
+        if task.rows[0].dtype != task.options.dtype:  # half precision is never held whole in float32
+            count = max(1, min(count, self.block_bytes // task.row_bytes()))
         return tuple(_compiled(task.kernel, task.options, task.rows, task.shared, task.lead, task.dtypes(), count))
 
 
-EXACT = 1 << 23
-"""So many classes can be numbered in float32."""
+# On the CPU, XLA fuses a reduction with what it reduces, at full speed, if that is arithmetic and not a selection, and if
+# rows are neither few nor long; but always, where it is over windows of neighbours, or written out.
+
+FEW = 32
+"""So many classes are added up without a reduction."""
+
+SUMMED = 16
+"""So many neighbours are added up one after the other."""
 
 
-@jax.custom_jvp
-def _top(x: Any) -> Any:
-    """The first class with the maximum, up to a difference that is no normal number; and the maximum."""
-    m = jnp.max(x, axis=-1)
+def _added_up(terms: list[Any]) -> Any:
+    while len(terms) > 1:
+        terms = [*map(operator.add, terms[::2], terms[1::2]), *terms[len(terms) // 2 * 2 :]]
+    return terms[0]
+
+
+def _windows(x: Any, start: float, reduce: Any, width: int) -> Any:
+    """Reductions of each `width` neighbours on the last axis, the last of perhaps fewer."""
+    ones = (1,) * (x.ndim - 1)
+    padding = ((0, 0),) * (x.ndim - 1) + ((0, -x.shape[-1] % width),)
+    return lax.reduce_window(x, np.asarray(start, x.dtype), reduce, (*ones, width), (*ones, width), padding)
+
+
+def _width(count: int, near: int) -> int:
+    """A width of windows, perhaps one that divides `count`."""
+    return next((w for w in range(near * 3 // 4, near * 5 // 4 + 1) if count % w == 0), near)
+
+
+def _window(i: Any, width: int, count: int) -> tuple[Any, Any]:
+    """The places in the window i (*lead), and which of them there are; the last one stands for others."""
+    places = (i * width)[..., None] + jnp.arange(width)
+    return jnp.minimum(places, count - 1), places < count
+
+
+def _take(x: Any, places: Any) -> Any:
+    return jnp.take_along_axis(x, places, axis=-1)
+
+
+def _argmax(x: Any) -> Any:
     count = x.shape[-1]
-    is_below = jnp.minimum((m[..., None] - x) * (1 / float(np.finfo(x.dtype).tiny)), 1)
-    k = jnp.min(is_below * count + jnp.arange(count, dtype=x.dtype), axis=-1)
-    return jnp.where(jnp.isfinite(m), k, 0).astype(int), m
-
-
-@_top.defjvp
-def _top_jvp(primals: Any, tangents: Any) -> Any:
-    k, m = _top(*primals)
-    return (k, m), (np.zeros(k.shape, jax.dtypes.float0), BACKEND.pick(jnp, tangents[0], k))
+    if count <= FEW // 2:
+        return jnp.argmax(x, axis=-1)
+    width = _width(count, min(FEW, math.isqrt(count) + 1))
+    places, _ = _window(_argmax(_windows(x, -np.inf, lax.max, width)), width, count)
+    return _take(places, _argmax(_take(x, places))[..., None])[..., 0]
 
 
 def _symmetric(task: Task) -> Any:

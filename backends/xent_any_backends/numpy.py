@@ -62,6 +62,10 @@ class NumPy(Backend):
         _flat(a)[_positions(a, k)] = value
         return a
 
+    def lessen(self, xp: Any, a: Any, k: Any, value: Any) -> Any:
+        _flat(a)[_positions(a, k)] -= value
+        return a
+
     def exp(self, xp: Any, x: Any, m: Any) -> Any:
         e = np.subtract(x, m[..., None], out=MEMORY.empty_like(x))
         return np.exp(e, out=e)
