@@ -260,9 +260,15 @@ class Backend:
         """`a` (*lead, C) with zeros in those `rows`, a condition (*lead)."""
         return xp.where(rows[..., None], 0.0, a)
 
-    def lessen(self, xp: Any, a: Array, k: Array, value: Array) -> Array:
-        """`a` (*lead, C), which may be written to, less `value` (*lead) at the class `k` (*lead)."""
+    def lessen(self, xp: Any, a: Array, value: Array, k: Array | None = None) -> Array:
+        """`a` (*lead, C), which may be written to, less `value`: (*lead) at the class `k` (*lead), or all that is."""
+        if k is None:
+            return a - value
         return xp.where(self.arange(xp, a, a.shape[-1]) == k[..., None], a - value[..., None], a)
+
+    def minus(self, xp: Any, x: Array, m: Array) -> Array:
+        """``x - m`` for x (*lead, C) and m (*lead)."""
+        return x - m[..., None]
 
     def exp(self, xp: Any, x: Array, m: Array) -> Array:
         """``exp(x - m)`` for x (*lead, C) and m (*lead)."""
@@ -280,6 +286,10 @@ class Backend:
     def sum(self, xp: Any, a: Array) -> Array:
         """Sum over the last axis with the error of few roundings, however many elements there are."""
         return pairwise_sum(xp, a)
+
+    def dot(self, xp: Any, a: Array, b: Array) -> Array:
+        """`sum` of the products of b (*lead, C) and a, which is like b or the same for all classes, (*lead, 1)."""
+        return a[..., 0] * self.sum(xp, b) if a.shape[-1] == 1 else self.sum(xp, a * b)
 
     def may_hold(self, xp: Any, condition: Array) -> bool:
         """Whether `condition` may be true anywhere: true if it cannot be read."""

@@ -22,7 +22,6 @@ parallel or attach derivatives to it: see `xent_any.Backend.run`.
 
 import math
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
 Array: TypeAlias = Any
@@ -32,8 +31,6 @@ Arrays: TypeAlias = tuple[Any, ...]
 
 Guarded: TypeAlias = tuple[Arrays, Array]
 """Results, and the condition, if it holds anywhere, on which they are not to be used."""
-Distance: TypeAlias = Callable[[Array, Array, Array], Array]
-"""``weight (m - x)``."""
 
 INF = float("inf")
 NAN = float("nan")
@@ -55,11 +52,13 @@ class Primitives(Protocol):
     def pick(self, xp: Any, a: Array, k: Array) -> Array: ...
     def put(self, xp: Any, a: Array, k: Array, value: Array | float, *, owned: bool = False) -> Array: ...
     def zeroed(self, xp: Any, a: Array, rows: Array) -> Array: ...
-    def lessen(self, xp: Any, a: Array, k: Array, value: Array) -> Array: ...
+    def lessen(self, xp: Any, a: Array, value: Array, k: Array | None = None) -> Array: ...
+    def minus(self, xp: Any, x: Array, m: Array) -> Array: ...
     def exp(self, xp: Any, x: Array, m: Array) -> Array: ...
     def others(self, xp: Any, x: Array, k: Array, m: Array) -> tuple[Array, Array]: ...
     def scaled(self, xp: Any, a: Array, c: Array) -> Array: ...
     def sum(self, xp: Any, a: Array) -> Array: ...
+    def dot(self, xp: Any, a: Array, b: Array) -> Array: ...
     def is_readable(self, array: Array) -> bool: ...
     def either(self, xp: Any, like: Array, usual: Callable[[], Guarded], always: Callable[[], Arrays]) -> Arrays: ...
     def may_hold(self, xp: Any, condition: Array) -> bool: ...
@@ -205,8 +204,11 @@ def label_total(xp: Any, options: Options, rows: Arrays, shared: Arrays) -> Arra
     """Rows ``(probabilities,)``, shared ``(class_weight,)`` -> ``sum_c w_c q_c`` (*lead), NaN where a q_c is wrong."""
     (labels,), (w,) = rows, shared
     q = options.backend.load(xp, labels, options.dtype)
-    valid = (xp.min(q, axis=-1) >= 0) & (xp.max(q, axis=-1) < INF)
-    return (xp.where(valid, options.backend.sum(xp, q if w is None else q * w), NAN),)
+    total = options.backend.sum(xp, q if w is None else q * w)
+    valid = total < INF
+    if options.backend.may_hold(xp, ~valid):
+        valid = xp.max(q, axis=-1) < INF
+    return (xp.where(valid & (xp.min(q, axis=-1) >= 0), total, NAN),)
 
 
 def target(xp: Any, options: Options, x: Array, labels: Array, w: Array | None) -> Target:
@@ -301,18 +303,21 @@ def _missed(xp: Any, options: Options, goal: Target, a: Array, m: Array, x: Arra
     if goal.spread is not None:
         share = a[..., None] * goal.spread
 
-    def total(distance: Distance) -> Array:
-        terms = [] if peak is None else [distance(peak, m, x_y)]
+    def careful() -> Array:
+        terms = [] if peak is None else [distance(xp, peak, m, x_y)]
         if share is not None:
-            terms.append(backend.sum(xp, distance(share, m[..., None], unbroken(xp, options, x, masked))))
+            terms.append(backend.sum(xp, distance(xp, share, m[..., None], unbroken(xp, options, x, masked))))
         return terms[0] if len(terms) == 1 else terms[0] + terms[1]
 
     if not all(backend.is_readable(array) for array in (x, peak, share) if array is not None):
-        return total(partial(distance, xp)), share
-    loss = total(lambda weight, m, x: weight * (m - x))
+        return careful(), share
+    loss = None if peak is None else peak * (m - x_y)
+    if share is not None:
+        rest = backend.dot(xp, share, backend.minus(xp, unbroken(xp, options, x, masked), m))
+        loss = -rest if loss is None else loss - rest
     unsure = ~xp.isfinite(loss)
     if backend.may_hold(xp, unsure):  # only in those rows, or the bits of a row would depend on what is around it
-        loss = xp.where(unsure, total(partial(distance, xp)), loss)
+        loss = xp.where(unsure, careful(), loss)
     return loss, share
 
 
@@ -325,9 +330,9 @@ def _gradient(xp: Any, options: Options, f: _Rows) -> Array:
     with_extra = c if extra is None else c + extra
     g = options.backend.scaled(xp, state.e, state.lifted(with_extra))
     if f.share is not None:
-        g = g - f.share
+        g = options.backend.lessen(xp, g, f.share)
     if label is not None:
-        g = options.backend.lessen(xp, g, label, f.a * goal.peak)
+        g = options.backend.lessen(xp, g, f.a * goal.peak, label)
     if goal.spread is None:
         at_k = xp.where(label == state.k, 0.0 - state.s_times(c), c)  # of an ignored row 0, not -0
     else:
@@ -362,7 +367,7 @@ def loss_and_jvp(xp: Any, options: Options, rows: Arrays, shared: Arrays) -> Arr
     """Rows ``(logits, labels, a, tangent)`` -> loss (*lead), its directional derivative (*lead)."""
     f = _forward(xp, options, rows, shared)
     g = f.uncapped(_gradient(xp, options, f))
-    return f.loss, options.backend.sum(xp, g * _direction(xp, options, f, rows[3]))
+    return f.loss, options.backend.dot(xp, g, _direction(xp, options, f, rows[3]))
 
 
 def hvp(xp: Any, options: Options, rows: Arrays, shared: Arrays) -> Arrays:
@@ -385,11 +390,11 @@ def _hessian(xp: Any, options: Options, f: _Rows, v: Array) -> Array:
     # that value, nor an outlier at the maximum, far from the mean, loses its digits.
     origin = options.backend.pick(xp, u, state.k)
     centred = u - origin[..., None]
-    total = options.backend.sum(xp, state.e * centred) / (1 + state.s)
+    total = options.backend.dot(xp, state.e, centred) / (1 + state.s)
     shift = total if state.root is None else state.root * total * state.root
     centred = centred - shift[..., None]
     p = state.exp(xp, options) / (1 + state.s)[..., None]
-    centred = centred - options.backend.sum(xp, p * centred)[..., None]
+    centred = centred - options.backend.dot(xp, p, centred)[..., None]
     scale = f.a / (1 + state.s)
     outer = scale * f.target.total if f.lse is None else scale * f.target.total + 2 * (scale * z * f.lse)
     h = state.exp_times(xp, options, outer) * centred

@@ -114,8 +114,8 @@ class JAX(Backend):
         return tuple(_compiled(task.kernel, task.options, task.rows, task.shared, task.lead, task.dtypes(), count))
 
 
-# On the CPU, XLA fuses a reduction with what it reduces, at full speed, if that is arithmetic and not a selection, and if
-# rows are neither few nor long; but always, where it is over windows of neighbours, or written out.
+# On the CPU, XLA fuses a reduction with what it reduces, at full speed, if that is arithmetic and not a selection, and
+# if rows are neither short nor long; but always, where it is over windows of neighbours, or written out.
 
 FEW = 32
 """So many classes are added up without a reduction."""

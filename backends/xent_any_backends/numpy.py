@@ -62,12 +62,17 @@ class NumPy(Backend):
         _flat(a)[_positions(a, k)] = value
         return a
 
-    def lessen(self, xp: Any, a: Any, k: Any, value: Any) -> Any:
+    def lessen(self, xp: Any, a: Any, value: Any, k: Any = None) -> Any:
+        if k is None:
+            return np.subtract(a, value, out=a)
         _flat(a)[_positions(a, k)] -= value
         return a
 
+    def minus(self, xp: Any, x: Any, m: Any) -> Any:
+        return np.subtract(x, m[..., None], out=MEMORY.empty_like(x))
+
     def exp(self, xp: Any, x: Any, m: Any) -> Any:
-        e = np.subtract(x, m[..., None], out=MEMORY.empty_like(x))
+        e = np.subtract(x, m[..., None], out=MEMORY.result_like(x))
         return np.exp(e, out=e)
 
     def scaled(self, xp: Any, a: Any, c: Any) -> Any:
@@ -79,10 +84,20 @@ class NumPy(Backend):
             return a[..., 0].copy()  # `a` may be written to
         if count <= FEW:
             return super().sum(xp, a)
-        a = np.ascontiguousarray(a)
+        return self._summed(np.ascontiguousarray(a))
+
+    def dot(self, xp: Any, a: Any, b: Any) -> Any:
+        if a.shape[-1] <= FEW or not (a.flags.c_contiguous and b.flags.c_contiguous):
+            return super().dot(xp, a, b)
+        return self._summed(a, b)
+
+    def _summed(self, *factors: Any) -> Any:
+        """The sum over the last axis of the product of the factors."""
+        count = factors[0].shape[-1]
         end = count - count % CHUNK
-        chunks = np.einsum("...j->...", a[..., :end].reshape(*a.shape[:-1], end // CHUNK, CHUNK))
-        return self.sum(xp, chunks) + np.einsum("...j->...", a[..., end:])
+        chunks = (a[..., :end].reshape(*a.shape[:-1], end // CHUNK, CHUNK) for a in factors)
+        terms = ",".join(["...j"] * len(factors)) + "->..."
+        return self.sum(np, np.einsum(terms, *chunks)) + np.einsum(terms, *(a[..., end:] for a in factors))
 
     def may_hold(self, xp: Any, condition: Any) -> bool:
         return bool(condition.any())
@@ -151,13 +166,17 @@ class _Memory(threading.local):
         return self.kept[start : start + size].view(dtype).reshape(shape)
 
     def empty_like(self, x: Any) -> Any:
-        """Memory for an array like `x`, at the place of the result that is made of it, if there is one."""
+        """Memory for an array like `x`, until the end of the block."""
+        if x.flags.c_contiguous:
+            return self.empty(x.shape, x.dtype)
+        return _last_axis_last(self.empty((x.shape[-1], *x.shape[:-1]), x.dtype))
+
+    def result_like(self, x: Any) -> Any:
+        """The place of the result that is made of an array like `x`, or memory."""
         place = self.place
-        if not x.flags.c_contiguous:
-            return _last_axis_last(self.empty((x.shape[-1], *x.shape[:-1]), x.dtype))
-        if place is not None and place.flags.c_contiguous and place.dtype == x.dtype:
+        if place is not None and place.flags.c_contiguous and x.flags.c_contiguous and place.dtype == x.dtype:
             return place
-        return self.empty(x.shape, x.dtype)
+        return self.empty_like(x)
 
 
 MEMORY = _Memory()

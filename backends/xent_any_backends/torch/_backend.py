@@ -67,9 +67,9 @@ class Torch(Backend):
             return super().put(xp, a, k, value)
         return a.scatter(-1, k.unsqueeze(-1), value if isinstance(value, float) else value.unsqueeze(-1))
 
-    def lessen(self, xp: Any, a: Any, k: Any, value: Any) -> Any:
-        if torch.compiler.is_compiling():
-            return super().lessen(xp, a, k, value)
+    def lessen(self, xp: Any, a: Any, value: Any, k: Any = None) -> Any:
+        if k is None or torch.compiler.is_compiling():
+            return super().lessen(xp, a, value, k)
         return a.scatter_add(-1, k.unsqueeze(-1), -value.unsqueeze(-1))
 
     def sum(self, xp: Any, a: Any) -> Any:
