@@ -54,7 +54,7 @@ def loss_is(formula: str) -> tuple[str, str]:
         LOSS,
         f"""    if goal.spread is None:
         w, y, pick = times(a, goal.total), goal.label, options.backend.pick
-        x, lse = unbroken(xp, x, masked), m + xp.log1p(state.s)
+        x, lse = unbroken(xp, options, x, masked), m + xp.log1p(state.s)
         loss = {formula}
     else:
         loss = loss + state.log1p_times(xp, times(a, goal.total))
@@ -78,12 +78,12 @@ rows(
     *loss_is("-w * xp.log(xp.clip(pick(xp, xp.exp(x - lse[..., None]), y), 1e-7, 1 - 1e-7))"),
     by="contract.infinities.probabilities-clamped",
 )
-USUAL, FAR_STATE = "        e, s = backend.others(xp, x, k, m)\n", "        return base, backend.sum(xp, e), e\n"
+USUAL, FAR_STATE = "        e, s = backend.others(xp, x, k, m, keep=keep)\n", "        return base, total, e\n"
 
 
 def others_are(change: str) -> tuple[str, str, str, str]:
     """Another sum of a row's classes but for the maximum, for all rows."""
-    return USUAL, USUAL + change, FAR_STATE, change + FAR_STATE.replace("backend.sum(xp, e)", "s")
+    return USUAL, USUAL + change, FAR_STATE, change + FAR_STATE.replace("total", "s")
 
 
 rows(
@@ -167,14 +167,15 @@ rows_in_full(
     "g = (with_extra * (1 + state.s))[..., None] * xp.exp(f.x - (state.m + xp.log1p(state.s))[..., None])",
     "    loss: Array  # (*lead)\n",
     "    loss: Array  # (*lead)\n    x: Array  # (*lead, C), capped\n",
-    "x_y, state, lse, loss)",
-    "x_y, state, lse, loss, x)",
+    "share, state, lse, loss)",
+    "share, state, lse, loss, x)",
     by="truth.table[float32-index-offset]",
 )
+LABEL = "f.a * goal.peak, label)"
 rows(
     "smoothing missing from the gradient at the label",
-    "share = f.a * (goal.peak + goal.spread_at(xp, options, label))",
-    "share = f.a * goal.peak",
+    LABEL,
+    "f.a * (goal.peak - goal.spread_at(xp, options, label)), label)",
     by="gradient.smoothing-missing",
 )
 rows(
@@ -185,8 +186,8 @@ rows(
 )
 rows(
     "z-loss missing from the gradient at the label",
-    "with_extra * xp.exp(f.x_y - state.m)",
-    "c * xp.exp(f.x_y - state.m)",
+    LABEL,
+    "f.a * goal.peak + options.backend.pick(xp, g, label) * (0.0 if extra is None else extra / with_extra), label)",
     by="contract.z-loss.formula gradient.z-loss-missing",
 )
 SCALED = "    scale = f.a / (1 + state.s)\n    c = "
@@ -498,7 +499,7 @@ checked("negative weights taken", "(values >= 0)) & (values < INF))", "(values <
 COMPUTED = "return xp.float32 if xp.finfo(dtype).eps > 1e-6 else dtype"
 rows_in_full(
     "half precision summed in half precision",
-    "    state = softmax_state(xp, options, x, k, m, masked)\n    loss, share",
+    "    state = softmax_state(xp, options, x, k, m, masked, keep=keep)\n    loss, share",
     "    state = softmax_state(xp, options, x, k, m, masked)\n"
     "    if logits.dtype != x.dtype:\n"
     "        state = state._replace(s=cast(xp, pairwise_sum(xp, cast(xp, state.e, logits.dtype)), x.dtype))\n"
@@ -521,34 +522,34 @@ broken(NUMPY, quick=False)(
 )
 rows(
     "input mutated in ignored rows",
-    "return x if masked is None else xp.where(masked[..., None], 0.0, x)",
+    "return x if masked is None else options.backend.zeroed(xp, x, masked)",
     "if masked is not None:\n        x[masked] = 0.0\n    return x",
     by="contract.inputs.written-to[cross_entropy_value_and_grad]",
 )
 broken(NUMPY)(
     "results overwritten by the next call",
-    "return task.in_blocks(self.block_bytes, partial(_in_threads, self.threads()))\n",
-    "results = task.in_blocks(self.block_bytes, partial(_in_threads, self.threads()))\n"
-    "        kept = [KEPT.setdefault((i, r.shape, r.dtype), np.empty_like(r)) for i, r in enumerate(results)]\n"
-    "        for array, result in zip(kept, results):\n"
-    "            array[...] = result\n"
-    "        return tuple(kept)\n",
+    "return task.at_once()\n",
+    "results = task.at_once()\n"
+    "                kept = [OLD.setdefault((i, r.shape, r.dtype), np.empty_like(r)) for i, r in enumerate(results)]\n"
+    "                for array, result in zip(kept, results):\n"
+    "                    array[...] = result\n"
+    "                return tuple(kept)\n",
     "BACKEND = NumPy()\n",
-    "BACKEND = NumPy()\nKEPT: dict = {}\n",
+    "BACKEND = NumPy()\nOLD: dict = {}\n",
     by="contract.results.overwritten",
 )
 broken(NUMPY)(
-    "scratch is the result",
-    "        if self.scratch is None:\n            return None\n",
-    "        if self.scratch is None:\n            self.scratch = np.empty(0)\n",
+    "memory kept for the next call is the result",
+    "start, size = self.used, ",
+    "start, size = self.used or 0, ",
+    "self.used = start + size",
+    "self.used = self.used and start + size",
     by="contract.results.overwritten",
 )
 broken(NUMPY, quick=False)(
-    "scratch shared by threads",
-    "class _Local(threading.local):",
-    "SHARED = np.empty(1 << 18, dtype=np.float32)\n\n\nclass _Local(threading.local):",
-    "_local.scratch = np.empty(0)",
-    "_local.scratch = SHARED",
+    "memory shared by threads",
+    "class _Memory(threading.local):",
+    "class _Memory:",
     "return np.exp(e, out=e)",
     "np.exp(e, out=e)\n        threading.Event().wait(0.01)  # another thread's turn\n        return e",
     "len(os.sched_getaffinity(0))",
@@ -557,8 +558,8 @@ broken(NUMPY, quick=False)(
 )
 broken(NUMPY, quick=False)(
     "many classes summed one after another",
-    '        chunks = np.einsum("...j->...", a[..., :end].reshape(*a.shape[:-1], end // CHUNK, CHUNK))\n',
-    "        return np.cumulative_sum(a, axis=-1)[..., -1]\n",
+    "        count = factors[0].shape[-1]\n",
+    "        return np.cumulative_sum(math.prod(factors), axis=-1)[..., -1]\n",
     by="truth.table[float32-index-1000-classes-scale-0.001] truth.table[float32-index-100000-classes-confident]",
 )
 broken(NUMPY, quick=False)(
@@ -575,8 +576,8 @@ broken(NUMPY, quick=False)(
 )
 broken(DERIVATIVES, "jax")(
     "derivatives where the gradient is 0 by chance are 0",
-    "task.xp.where(ignored, 0.0, g * _rows.cast(task.xp, t, g.dtype))",
-    "task.xp.where(g == 0, 0.0, g * _rows.cast(task.xp, t, g.dtype))",
+    "product = backend.zeroed(task.xp, g * _rows.cast(task.xp, t, g.dtype), task.rows[2] == 0)",
+    "product = task.xp.where(g == 0, 0.0, g * _rows.cast(task.xp, t, g.dtype))",
     by="transforms.second-order",
 )
 broken(NUMPY, quick=False)(
@@ -587,14 +588,14 @@ broken(NUMPY, quick=False)(
 )
 broken(NUMPY, quick=False)(
     "what is left of many classes not summed",
-    ' + np.einsum("...j->...", a[..., end:])',
+    " + np.einsum(terms, *(a[..., end:] for a in factors))",
     "",
     by="truth.table[float32-index-1000-classes-scale-1]",
 )
 broken(TORCH, "torch")(
     "bfloat16 truncated",
     "return torch.from_numpy(a).to(torch.bfloat16).view(torch.uint16).numpy()",
-    "return np.ascontiguousarray(a).view(np.uint16).reshape(*a.shape, 2)[..., LAST]",
+    "return np.ascontiguousarray(a).view(np.uint16).reshape(*a.shape, 2)[..., 1]",
     by="truth.half-precision[bfloat16-index-confident]",
 )
 broken(STRICT, "array_api_strict-device1")(

@@ -38,6 +38,37 @@ def test_the_bits_of_a_row_beside_one_that_is_farther(margin):
     np.testing.assert_array_equal(alone[1][0], beside[1][0])
 
 
+@pytest.mark.parametrize("library", ["numpy", "torch", "jax"])
+@pytest.mark.parametrize("classes", [1, 2, 31, 32, 33, 37, 61, 64, 65, 127, 128, 1009, 2003])
+def test_any_number_of_classes(library, classes):
+    """As each is computed in another way: the maximum first, last and in between, twice, alone, beside NaN or inf."""
+    backend = {info.name: info.backend for info in xent_any.backends() if info.usable}.get(library)
+    if backend is None:
+        pytest.skip(f"{library} cannot be used here")
+    rng = np.random.default_rng(classes)
+    x = rng.normal(size=(11, classes))
+    last = classes - 1
+    for row, k in enumerate((0, last, last // 2, max(0, last - 1), classes // 3)):
+        x[row, k] = 40 if row % 2 else 5
+    x[5, [0, last]] = 3
+    x[6] = 1
+    x[7, last], x[8, 0] = np.nan, np.inf
+    x[9, :last] = -np.inf
+    x[10, last] = 200
+    y = np.asarray([0, last, 0, last, last, 0, last, 0, 0, last, last])
+    broken = ~np.isfinite(x.max(axis=-1))
+    e = np.exp(np.where(broken[:, None], np.nan, x - np.where(broken, 0.0, x.max(axis=-1))[:, None]))
+    rest = np.where(broken, np.nan, np.sort(e, axis=-1)[:, :-1].sum(axis=-1))  # of all but one maximum
+    p = e / (1 + rest)[:, None]
+    others = np.where(np.arange(classes) == y[:, None], 0.0, e).sum(axis=-1) / (1 + rest)
+    expected = np.where(np.arange(classes) == y[:, None], -others[:, None], p)
+    arrays = (backend.asarray(a, str(a.dtype), backend.devices()[0]) for a in (x, y))
+    loss, grad = (backend.to_numpy(a) for a in cross_entropy_value_and_grad(*arrays, reduction="none"))
+    near = 2 * (8 + 200) * np.finfo(np.float64).eps / 2  # both within the promise, for what is 200 below the maximum
+    np.testing.assert_allclose(grad, expected, rtol=near)
+    np.testing.assert_allclose(loss, np.log1p(rest) - np.log(e[np.arange(11), y]), rtol=near)
+
+
 def test_a_call_after_the_main_thread_has_ended():
     source = """
 import threading, time

@@ -160,9 +160,10 @@ class Backend:
 
     A framework needs an adapter only to gain something: errors instead of NaN for wrong labels (`is_readable`),
     blocks (`block_bytes`), single classes found, read and written by index instead of by comparing (`top`, `pick`,
-    `put`), another order in memory (`load`), memory that is written to again (`exp`, `scaled`), compilation (`run`), a
-    line in `xent_any.backends()`. An adapter is an instance of a subclass, published under the entry-point group
-    ``xent_any.backends`` by the name of the top-level module that the framework's array type is defined in.
+    `put`, `lessen`), another order in memory (`load`), memory that is written to again (`exp`, `minus`, `scaled`), sums
+    that need no array of their terms (`dot`, `others`), compilation (`run`), a line in `xent_any.backends()`. An
+    adapter is an instance of a subclass, published under the entry-point group ``xent_any.backends`` by the name of the
+    top-level module that the framework's array type is defined in.
 
     Attributes
     ----------
@@ -274,8 +275,11 @@ class Backend:
         """``exp(x - m)`` for x (*lead, C) and m (*lead)."""
         return xp.exp(x - m[..., None])
 
-    def others(self, xp: Any, x: Array, k: Array, m: Array) -> tuple[Array, Array]:
-        """``exp(x - m)`` for x (*lead, C), but 0 at the class k of its maximum m (*lead); and the sum of that."""
+    def others(self, xp: Any, x: Array, k: Array, m: Array, *, keep: bool = True) -> tuple[Array, Array]:
+        """``exp(x - m)`` for x (*lead, C), but 0 at the class k of its maximum m (*lead); and the sum of that.
+
+        The former may be None, if it is not to be kept.
+        """
         e = self.put(xp, self.exp(xp, x, m), k, 0.0, owned=True)
         return e, self.sum(xp, e)
 

@@ -55,7 +55,7 @@ class Primitives(Protocol):
     def lessen(self, xp: Any, a: Array, value: Array, k: Array | None = None) -> Array: ...
     def minus(self, xp: Any, x: Array, m: Array) -> Array: ...
     def exp(self, xp: Any, x: Array, m: Array) -> Array: ...
-    def others(self, xp: Any, x: Array, k: Array, m: Array) -> tuple[Array, Array]: ...
+    def others(self, xp: Any, x: Array, k: Array, m: Array, *, keep: bool = True) -> tuple[Array, Array]: ...
     def scaled(self, xp: Any, a: Array, c: Array) -> Array: ...
     def sum(self, xp: Any, a: Array) -> Array: ...
     def dot(self, xp: Any, a: Array, b: Array) -> Array: ...
@@ -100,7 +100,7 @@ class Softmax(NamedTuple):
 
     k: Array  # (*lead), one class of each row with the maximum
     m: Array  # (*lead), NaN where the maximum is not finite
-    e: Array  # (*lead, C), 0 at k
+    e: Array  # (*lead, C), 0 at k; None where only sums are asked for
     others: Array  # (*lead), the sum of e
     s: Array  # (*lead)
     root: Array | None = None  # (*lead)
@@ -169,14 +169,17 @@ def unbroken(xp: Any, options: Options, x: Array, masked: Array | None) -> Array
     return x if masked is None else options.backend.zeroed(xp, x, masked)
 
 
-def softmax_state(xp: Any, options: Options, x: Array, k: Array, m: Array, masked: Array | None = None) -> Softmax:
+def softmax_state(
+    xp: Any, options: Options, x: Array, k: Array, m: Array, masked: Array | None = None, *, keep: bool = True
+) -> Softmax:
+    """The state of rows, of which `highest` has told k, m and `masked`; with `e`, if that is to be kept."""
     backend = options.backend
 
     def below() -> Array:
         return backend.put(xp, unbroken(xp, options, x, masked), k, -INF)
 
     def near() -> Guarded:
-        e, s = backend.others(xp, x, k, m)
+        e, s = backend.others(xp, x, k, m, keep=keep)
         perhaps_far = s < NEGLIGIBLE * x.shape[-1]
         return (m, s, e), perhaps_far if masked is None else masked | perhaps_far
 
@@ -184,14 +187,16 @@ def softmax_state(xp: Any, options: Options, x: Array, k: Array, m: Array, maske
         rest = below()
         top = xp.max(rest, axis=-1)
         base = xp.where((m - top > FAR) & (top > -INF), top, m)
-        e, total = backend.others(xp, rest, k, base)
+        e, total = backend.others(xp, rest, k, base, keep=keep)
         return base, total, e
 
     base, total, e = backend.either(xp, m, near, far)
     if base is m:
         return Softmax(k, m, e, total, total)
     root = xp.exp(0.5 * (base - m))
-    return Softmax(k, m, backend.others(xp, below(), k, base)[0] if e is None else e, total, root * total * root, root)
+    if keep and e is None:
+        e, _ = backend.others(xp, below(), k, base)
+    return Softmax(k, m, e, total, root * total * root, root)
 
 
 def label_weight(xp: Any, options: Options, rows: Arrays, shared: Arrays) -> Arrays:
@@ -273,7 +278,7 @@ class _Rows(NamedTuple):
         return g if self.slope is None else g * self.slope
 
 
-def _forward(xp: Any, options: Options, rows: Arrays, shared: Arrays) -> _Rows:
+def _forward(xp: Any, options: Options, rows: Arrays, shared: Arrays, *, keep: bool = True) -> _Rows:
     (logits, labels, a), (w,) = rows[:3], shared
     x = options.backend.load(xp, logits, options.dtype)
     goal = target(xp, options, x, labels, w)
@@ -282,7 +287,7 @@ def _forward(xp: Any, options: Options, rows: Arrays, shared: Arrays) -> _Rows:
         uncounted = uncounted | (goal.total == 0)
     x, slope, curvature = _cap(xp, options, x)
     k, m, masked = highest(xp, options, x, uncounted)
-    state = softmax_state(xp, options, x, k, m, masked)
+    state = softmax_state(xp, options, x, k, m, masked, keep=keep)
     loss, share = _missed(xp, options, goal, a, m, x, masked)
     loss = loss + state.log1p_times(xp, times(a, goal.total))
     lse = None
@@ -311,10 +316,9 @@ def _missed(xp: Any, options: Options, goal: Target, a: Array, m: Array, x: Arra
 
     if not all(backend.is_readable(array) for array in (x, peak, share) if array is not None):
         return careful(), share
-    loss = None if peak is None else peak * (m - x_y)
+    loss = 0.0 if peak is None else peak * (m - x_y)
     if share is not None:
-        rest = backend.dot(xp, share, backend.minus(xp, unbroken(xp, options, x, masked), m))
-        loss = -rest if loss is None else loss - rest
+        loss = loss - backend.dot(xp, share, backend.minus(xp, unbroken(xp, options, x, masked), m))
     unsure = ~xp.isfinite(loss)
     if backend.may_hold(xp, unsure):  # only in those rows, or the bits of a row would depend on what is around it
         loss = xp.where(unsure, careful(), loss)
@@ -354,7 +358,7 @@ def _direction(xp: Any, options: Options, f: _Rows, v: Array) -> Array:
 
 def loss(xp: Any, options: Options, rows: Arrays, shared: Arrays) -> Arrays:
     """Rows ``(logits, labels, a)`` -> loss (*lead)."""
-    return (_forward(xp, options, rows, shared).loss,)
+    return (_forward(xp, options, rows, shared, keep=False).loss,)
 
 
 def loss_and_grad(xp: Any, options: Options, rows: Arrays, shared: Arrays) -> Arrays:
@@ -423,7 +427,7 @@ def nll(xp: Any, options: Options, rows: Arrays, shared: Arrays) -> Arrays:
 def logsumexp(xp: Any, options: Options, rows: Arrays, shared: Arrays) -> Arrays:
     """Rows ``(x,)`` -> log-sum-exp (*lead)."""
     x = options.backend.load(xp, rows[0], options.dtype)
-    state = softmax_state(xp, options, x, *highest(xp, options, x))
+    state = softmax_state(xp, options, x, *highest(xp, options, x), keep=False)
     lse = state.m + xp.log1p(state.s)
     return (xp.where(xp.isnan(lse), xp.max(x, axis=-1), lse),)
 
@@ -431,7 +435,7 @@ def logsumexp(xp: Any, options: Options, rows: Arrays, shared: Arrays) -> Arrays
 def log_softmax(xp: Any, options: Options, rows: Arrays, shared: Arrays) -> Arrays:
     """Rows ``(x,)`` -> log-probabilities (*lead, C)."""
     x = options.backend.load(xp, rows[0], options.dtype)
-    state = softmax_state(xp, options, x, *highest(xp, options, x))
+    state = softmax_state(xp, options, x, *highest(xp, options, x), keep=False)
     return ((x - state.m[..., None]) - xp.log1p(state.s)[..., None],)
 
 

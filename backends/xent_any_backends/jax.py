@@ -78,7 +78,7 @@ class JAX(Backend):
         count = a.shape[-1]
         return jnp.where(jnp.arange(count) < jnp.where(rows, 0, count)[..., None], a, 0)
 
-    def others(self, xp: Any, x: Any, k: Any, m: Any) -> tuple[Any, Any]:
+    def others(self, xp: Any, x: Any, k: Any, m: Any, *, keep: bool = True) -> tuple[Any, Any]:
         e = self.put(xp, self.exp(xp, x, m), k, 0.0)
         count = x.shape[-1]
         if count <= FEW:

@@ -75,6 +75,23 @@ class NumPy(Backend):
         e = np.subtract(x, m[..., None], out=MEMORY.result_like(x))
         return np.exp(e, out=e)
 
+    def others(self, xp: Any, x: Any, k: Any, m: Any, *, keep: bool = True) -> tuple[Any, Any]:
+        step = self.block_bytes // x.itemsize
+        if x.shape[-1] <= step:
+            return super().others(xp, x, k, m)
+        # A row that is longer than a block, and alone in it
+        e = MEMORY.result_like(x) if keep else None
+        memory: Any = None if keep else np.empty((*x.shape[:-1], step), x.dtype)
+        sums = []
+        for start in range(0, x.shape[-1], step):
+            part = x[..., start : start + step]
+            out = memory[..., : part.shape[-1]] if e is None else e[..., start : start + step]
+            np.exp(np.subtract(part, m[..., None], out=out), out=out)
+            within = (k >= start) & (k < start + step)
+            out[(*np.nonzero(within), k[within] - start)] = 0.0
+            sums.append(self.sum(xp, out))
+        return e, super().sum(xp, np.stack(sums, axis=-1))
+
     def scaled(self, xp: Any, a: Any, c: Any) -> Any:
         return np.multiply(a, c[..., None], out=a)
 
