@@ -617,7 +617,7 @@ broken(CHECK, quick=False)(
     "axis = x.ndim - 1",
     by="contract.axis.position",
 )
-broken(BACKEND, quick=False)(
+broken(BACKEND, quick=False, error="AssertionError|expected probabilities")(
     "last, smaller block not computed",
     "for start in range(0, lead[axis], step):",
     "for start in range(0, lead[axis] - step + 1, step):",
