@@ -69,6 +69,38 @@ def test_any_number_of_classes(library, classes):
     np.testing.assert_allclose(loss, np.log1p(rest) - np.log(e[np.arange(11), y]), rtol=near)
 
 
+@pytest.mark.parametrize("library", ["numpy", "torch", "jax"])
+@pytest.mark.parametrize("shape", [(64, 64), (500, 33), (8, 1000), (101, 101), (4096, 10)])
+def test_nan_anywhere(library, shape):
+    """It is seen in rows that count, and in rows that are ignored it does nothing, whatever a maximum makes of it."""
+    backend = {info.name: info.backend for info in xent_any.backends() if info.usable}.get(library)
+    if backend is None:
+        pytest.skip(f"{library} cannot be used here")
+    rows, classes = shape
+    x = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    x[np.arange(rows), np.arange(rows) % classes] = np.nan
+    x, y = (backend.asarray(a, str(a.dtype), backend.devices()[0]) for a in (x, (np.arange(rows) + 1) % classes))
+    for result in cross_entropy_value_and_grad(x, y, reduction="none"):
+        np.testing.assert_array_equal(backend.to_numpy(result), np.nan)
+    ignored = y * 0 - 100
+    for result in cross_entropy_value_and_grad(x, ignored, reduction="none"):
+        np.testing.assert_array_equal(backend.to_numpy(result), 0)
+    assert np.isnan(backend.to_numpy(xent_any.logsumexp(x))).all()
+    assert np.isnan(backend.to_numpy(xent_any.softmax(x))).all()
+    assert np.isnan(backend.to_numpy(xent_any.nll_loss(x, y, reduction="none"))).all()
+    np.testing.assert_array_equal(backend.to_numpy(xent_any.nll_loss(x, ignored, reduction="none")), 0)
+
+
+def test_arrays_of_a_class_of_their_own():
+    class Own(np.ndarray):
+        """What a memory map is as well."""
+
+    for rows in (10, 3000):
+        x, y = np.zeros((rows, 1000), np.float32).view(Own), np.zeros(rows, int).view(Own)
+        for result in (*cross_entropy_value_and_grad(x, y, reduction="none"), xent_any.log_softmax(x)):
+            assert type(result) is np.ndarray
+
+
 def test_a_call_after_the_main_thread_has_ended():
     source = """
 import threading, time

@@ -248,6 +248,10 @@ class Backend:
         k = xp.min(xp.where(x == m[..., None], classes, x.shape[-1]), axis=-1)
         return k, xp.where(xp.isnan(m), m, self.pick(xp, x, k))
 
+    def hidden_nan(self, xp: Any, x: Array, rows: Array) -> Array | None:
+        """Which of those `rows`, a condition (*lead), hold NaN; None if `top` says so, as it should."""
+        return None
+
     def pick(self, xp: Any, a: Array, k: Array) -> Array:
         """The element of each row of `a`, (*lead, C) or (C,), at the class `k` (*lead)."""
         return xp.sum(xp.where(self.arange(xp, a, a.shape[-1]) == k[..., None], a, 0.0), axis=-1)

@@ -49,6 +49,7 @@ class Primitives(Protocol):
     def load(self, xp: Any, a: Array, dtype: Any) -> Array: ...
     def store(self, xp: Any, a: Array, dtype: Any) -> Array: ...
     def top(self, xp: Any, x: Array) -> tuple[Array, Array]: ...
+    def hidden_nan(self, xp: Any, x: Array, rows: Array) -> Array | None: ...
     def pick(self, xp: Any, a: Array, k: Array) -> Array: ...
     def put(self, xp: Any, a: Array, k: Array, value: Array | float, *, owned: bool = False) -> Array: ...
     def zeroed(self, xp: Any, a: Array, rows: Array) -> Array: ...
@@ -155,6 +156,9 @@ def highest(xp: Any, options: Options, x: Array, uncounted: Array | None = None)
     """
     k, m = options.backend.top(xp, x)
     broken = ~xp.isfinite(m)
+    if uncounted is not None:
+        hidden = options.backend.hidden_nan(xp, x, uncounted)
+        broken = broken if hidden is None else broken | hidden
     if not options.backend.may_hold(xp, broken):
         return k, m, None
     m = xp.where(broken, NAN, m)
@@ -419,8 +423,11 @@ def nll(xp: Any, options: Options, rows: Arrays, shared: Arrays) -> Arrays:
     (log_probs, labels, a), (w,) = rows, shared
     x = options.backend.load(xp, log_probs, options.dtype)
     goal = target(xp, options, x, labels, w)
-    _, m, masked = highest(xp, options, x, (a == 0) | (goal.total == 0))
-    zero = xp.where(xp.isnan(m), NAN, xp.zeros_like(a))
+    uncounted = (a == 0) | (goal.total == 0)
+    _, m, masked = highest(xp, options, x, uncounted)
+    hidden = options.backend.hidden_nan(xp, x, ~uncounted)
+    broken = xp.isnan(m) if hidden is None else xp.isnan(m) | hidden
+    zero = xp.where(broken, NAN, xp.zeros_like(a))
     return (_missed(xp, options, goal, a, zero, x, masked)[0],)
 
 
@@ -428,8 +435,8 @@ def logsumexp(xp: Any, options: Options, rows: Arrays, shared: Arrays) -> Arrays
     """Rows ``(x,)`` -> log-sum-exp (*lead)."""
     x = options.backend.load(xp, rows[0], options.dtype)
     state = softmax_state(xp, options, x, *highest(xp, options, x), keep=False)
-    lse = state.m + xp.log1p(state.s)
-    return (xp.where(xp.isnan(lse), xp.max(x, axis=-1), lse),)
+    top = options.backend.pick(xp, x, state.k)
+    return (xp.where(xp.abs(top) == INF, top, state.m + xp.log1p(state.s)),)
 
 
 def log_softmax(xp: Any, options: Options, rows: Arrays, shared: Arrays) -> Arrays:

@@ -70,6 +70,10 @@ class JAX(Backend):
         k = _argmax(lax.stop_gradient(x))
         return k, self.pick(xp, x, k)
 
+    def hidden_nan(self, xp: Any, x: Any, rows: Any) -> Any:
+        # XLA's maximum on the CPU may lose NaN. A sum does not, but a row that is ignored has none.
+        return lax.cond(jnp.any(rows), lambda: rows & jnp.any(jnp.isnan(x), axis=-1), lambda: jnp.zeros_like(rows))
+
     def pick(self, xp: Any, a: Any, k: Any) -> Any:
         return a[k] if a.ndim == 1 else jnp.take_along_axis(a, k[..., None], axis=-1)[..., 0]
 

@@ -87,8 +87,8 @@ class NumPy(Backend):
             part = x[..., start : start + step]
             out = memory[..., : part.shape[-1]] if e is None else e[..., start : start + step]
             np.exp(np.subtract(part, m[..., None], out=out), out=out)
-            within = (k >= start) & (k < start + step)
-            out[(*np.nonzero(within), k[within] - start)] = 0.0
+            if 0 <= (at := k.item() - start) < part.shape[-1]:
+                out[..., at] = 0.0
             sums.append(self.sum(xp, out))
         return e, super().sum(xp, np.stack(sums, axis=-1))
 
@@ -128,6 +128,8 @@ class NumPy(Backend):
         return True
 
     def run(self, task: Task) -> tuple[Any, ...]:
+        if any(isinstance(a, np.ndarray) and type(a) is not np.ndarray for a in task.arrays):
+            task = task.filled([np.asarray(a) if isinstance(a, np.ndarray) else a for a in task.arrays])
         count, size = math.prod(task.lead), task.row_bytes()
         if count * size <= SMALL:
             with np.errstate(all="ignore"):
