@@ -124,8 +124,8 @@ rows(
 )
 rows(
     "-inf maximum not guarded",
-    "xp.where(xp.isnan(lse), xp.max(x, axis=-1), lse)",
-    "lse",
+    "xp.where(xp.abs(top) == INF, top, state.m + xp.log1p(state.s))",
+    "state.m + xp.log1p(state.s)",
     by="contract.infinities.maximum-not-guarded",
 )
 rows(
@@ -660,7 +660,7 @@ rows(
 )
 rows(
     "nll_loss of a row with NaN is finite",
-    "zero = xp.where(xp.isnan(m), NAN, xp.zeros_like(a))",
+    "zero = xp.where(broken, NAN, xp.zeros_like(a))",
     "zero = xp.zeros_like(a)",
     by="contract.infinities.nll-loss",
 )
