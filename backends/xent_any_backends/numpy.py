@@ -128,7 +128,7 @@ class NumPy(Backend):
         return True
 
     def run(self, task: Task) -> tuple[Any, ...]:
-        if any(isinstance(a, np.ndarray) and type(a) is not np.ndarray for a in task.arrays):
+        if not PLAIN.issuperset(map(type, task.arrays)):
             task = task.filled([np.asarray(a) if isinstance(a, np.ndarray) else a for a in task.arrays])
         count, size = math.prod(task.lead), task.row_bytes()
         if count * size <= SMALL:
@@ -150,6 +150,9 @@ MANY = 1 << 12
 CHUNK = 128
 """So many numbers are added up by einsum, which holds sums of every 16th of them; np.sum takes twice as long."""
 
+
+PLAIN = {np.ndarray, type(None)}
+"""What is not an array of a class of its own, whose arithmetic may be another."""
 
 SMALL = 1 << 18
 """So many bytes of logits are computed at once, in new memory."""
