@@ -548,10 +548,12 @@ broken(NUMPY)(
 )
 broken(NUMPY, quick=False)(
     "memory shared by threads",
-    "class _Memory(threading.local):",
-    "class _Memory:",
-    "return np.exp(e, out=e)",
-    "np.exp(e, out=e)\n        threading.Event().wait(0.01)  # another thread's turn\n        return e",
+    "            self.kept = np.empty(",
+    "            _Memory.kept = np.empty(",
+    "        return np.subtract(x, m[..., None], out=MEMORY.empty_like(x))\n",
+    "        rest = np.subtract(x, m[..., None], out=MEMORY.empty_like(x))\n"
+    "        threading.Event().wait(0.01)  # another thread's turn\n"
+    "        return rest\n",
     "len(os.sched_getaffinity(0))",
     "2",
     by="relations.bitwise",
