@@ -451,7 +451,8 @@ def test_guard_counts_what_a_call_does():
     assert guard.calls(lambda: [len(()), len(())]) == 3
     found = guard.SOURCES["numpy"].counts()
     again = guard.SOURCES["numpy"].counts()
-    assert {guard._state(name, found[name], again[name]) for name in found} == {"same"}
+    # Not those of memory: a thread keeps what its first block takes, and here others have called before.
+    assert {guard._state(name, found[name], again[name]) for name in found if "calls" in name} == {"same"}
     # Loss and gradient hold the gradient, and blocks.
     gradient = 1024 * 32000 * 4 / 1024
     assert gradient < found["numpy, loss + gradient of 1024x32000: KiB at peak"] < 1.5 * gradient
