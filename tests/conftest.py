@@ -14,10 +14,11 @@ import xent_any
 
 
 def require(name):
-    """Skip the test where that backend cannot be used."""
+    """That backend; the test is skipped where it cannot be used."""
     found = {info.name: info for info in xent_any.backends()}
     if name not in found or not found[name].usable:
         pytest.skip(f"{name}: {found[name].reason if name in found else 'not installed'}")
+    return found[name].backend
 
 
 def install_example(name, tmp_path_factory):

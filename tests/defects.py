@@ -662,7 +662,7 @@ rows(
 )
 rows(
     "nll_loss of a row with NaN is finite",
-    "zero = xp.where(broken, NAN, xp.zeros_like(a))",
+    "zero = xp.where(options.backend.broken(xp, x, m, ~uncounted), NAN, xp.zeros_like(a))",
     "zero = xp.zeros_like(a)",
     by="contract.infinities.nll-loss",
 )

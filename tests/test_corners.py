@@ -5,6 +5,7 @@ import sys
 
 import numpy as np
 import pytest
+from conftest import require
 
 import xent_any
 from xent_any import cross_entropy, cross_entropy_value_and_grad
@@ -42,9 +43,7 @@ def test_the_bits_of_a_row_beside_one_that_is_farther(margin):
 @pytest.mark.parametrize("classes", [1, 2, 31, 32, 33, 37, 61, 64, 65, 127, 128, 1009, 2003])
 def test_any_number_of_classes(library, classes):
     """As each is computed in another way: the maximum first, last and in between, twice, alone, beside NaN or inf."""
-    backend = {info.name: info.backend for info in xent_any.backends() if info.usable}.get(library)
-    if backend is None:
-        pytest.skip(f"{library} cannot be used here")
+    backend = require(library)
     rng = np.random.default_rng(classes)
     x = rng.normal(size=(11, classes))
     last = classes - 1
@@ -73,9 +72,7 @@ def test_any_number_of_classes(library, classes):
 @pytest.mark.parametrize("shape", [(64, 64), (500, 33), (8, 1000), (101, 101), (4096, 10)])
 def test_nan_anywhere(library, shape):
     """It is seen in rows that count, and in rows that are ignored it does nothing, whatever a maximum makes of it."""
-    backend = {info.name: info.backend for info in xent_any.backends() if info.usable}.get(library)
-    if backend is None:
-        pytest.skip(f"{library} cannot be used here")
+    backend = require(library)
     rows, classes = shape
     x = np.random.default_rng(0).normal(size=shape).astype(np.float32)
     x[np.arange(rows), np.arange(rows) % classes] = np.nan

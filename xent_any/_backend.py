@@ -248,9 +248,12 @@ class Backend:
         k = xp.min(xp.where(x == m[..., None], classes, x.shape[-1]), axis=-1)
         return k, xp.where(xp.isnan(m), m, self.pick(xp, x, k))
 
-    def hidden_nan(self, xp: Any, x: Array, rows: Array) -> Array | None:
-        """Which of those `rows`, a condition (*lead), hold NaN; None if `top` says so, as it should."""
-        return None
+    def broken(self, xp: Any, x: Array, m: Array, rows: Array | None) -> Array:
+        """Which rows of x (*lead, C) have a maximum m, from `top`, that is not finite.
+
+        NaN that `top` has lost is to be seen in those `rows`, a condition (*lead): in others their sum shows it.
+        """
+        return ~xp.isfinite(m)
 
     def pick(self, xp: Any, a: Array, k: Array) -> Array:
         """The element of each row of `a`, (*lead, C) or (C,), at the class `k` (*lead)."""
@@ -277,7 +280,7 @@ class Backend:
 
     def exp(self, xp: Any, x: Array, m: Array) -> Array:
         """``exp(x - m)`` for x (*lead, C) and m (*lead)."""
-        return xp.exp(x - m[..., None])
+        return xp.exp(self.minus(xp, x, m))
 
     def others(self, xp: Any, x: Array, k: Array, m: Array, *, keep: bool = True) -> tuple[Array, Array]:
         """``exp(x - m)`` for x (*lead, C), but 0 at the class k of its maximum m (*lead); and the sum of that.

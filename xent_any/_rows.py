@@ -49,7 +49,7 @@ class Primitives(Protocol):
     def load(self, xp: Any, a: Array, dtype: Any) -> Array: ...
     def store(self, xp: Any, a: Array, dtype: Any) -> Array: ...
     def top(self, xp: Any, x: Array) -> tuple[Array, Array]: ...
-    def hidden_nan(self, xp: Any, x: Array, rows: Array) -> Array | None: ...
+    def broken(self, xp: Any, x: Array, m: Array, rows: Array | None) -> Array: ...
     def pick(self, xp: Any, a: Array, k: Array) -> Array: ...
     def put(self, xp: Any, a: Array, k: Array, value: Array | float, *, owned: bool = False) -> Array: ...
     def zeroed(self, xp: Any, a: Array, rows: Array) -> Array: ...
@@ -155,10 +155,7 @@ def highest(xp: Any, options: Options, x: Array, uncounted: Array | None = None)
     only such a row: with respect to its weight of 0, the derivative of a row is its loss.
     """
     k, m = options.backend.top(xp, x)
-    broken = ~xp.isfinite(m)
-    if uncounted is not None:
-        hidden = options.backend.hidden_nan(xp, x, uncounted)
-        broken = broken if hidden is None else broken | hidden
+    broken = options.backend.broken(xp, x, m, uncounted)
     if not options.backend.may_hold(xp, broken):
         return k, m, None
     m = xp.where(broken, NAN, m)
@@ -425,9 +422,7 @@ def nll(xp: Any, options: Options, rows: Arrays, shared: Arrays) -> Arrays:
     goal = target(xp, options, x, labels, w)
     uncounted = (a == 0) | (goal.total == 0)
     _, m, masked = highest(xp, options, x, uncounted)
-    hidden = options.backend.hidden_nan(xp, x, ~uncounted)
-    broken = xp.isnan(m) if hidden is None else xp.isnan(m) | hidden
-    zero = xp.where(broken, NAN, xp.zeros_like(a))
+    zero = xp.where(options.backend.broken(xp, x, m, ~uncounted), NAN, xp.zeros_like(a))
     return (_missed(xp, options, goal, a, zero, x, masked)[0],)
 
 

@@ -70,9 +70,12 @@ class JAX(Backend):
         k = _argmax(lax.stop_gradient(x))
         return k, self.pick(xp, x, k)
 
-    def hidden_nan(self, xp: Any, x: Any, rows: Any) -> Any:
-        # XLA's maximum on the CPU may lose NaN. A sum does not, but a row that is ignored has none.
-        return lax.cond(jnp.any(rows), lambda: rows & jnp.any(jnp.isnan(x), axis=-1), lambda: jnp.zeros_like(rows))
+    def broken(self, xp: Any, x: Any, m: Any, rows: Any) -> Any:
+        broken = super().broken(xp, x, m, rows)
+        if rows is None:
+            return broken
+        # XLA's maximum on the CPU may lose NaN. To look for it is another pass over the logits.
+        return lax.cond(jnp.any(rows), lambda: broken | (rows & jnp.any(jnp.isnan(x), axis=-1)), lambda: broken)
 
     def pick(self, xp: Any, a: Any, k: Any) -> Any:
         return a[k] if a.ndim == 1 else jnp.take_along_axis(a, k[..., None], axis=-1)[..., 0]
@@ -89,7 +92,9 @@ class JAX(Backend):
             return e, _added_up([jnp.where(k == i, 0.0, jnp.exp(x[..., i] - m)) for i in range(count)])
         width = _width(count, SUMMED)
         classes, there = _window(k // width, width, count)
-        near = jnp.where((classes == k[..., None]) | ~there, 0.0, self.exp(xp, _take(x, classes), m))
+        near = jnp.where(
+            (classes == k[..., None]) | ~there, 0.0, self.exp(xp, jnp.take_along_axis(x, classes, axis=-1), m)
+        )
         sums = _windows(self.exp(xp, x, m), 0, lax.add, width)
         return e, jnp.sum(self.put(xp, sums, k // width, _windows(near, 0, lax.add, width)[..., 0]), axis=-1)
 
@@ -152,17 +157,14 @@ def _window(i: Any, width: int, count: int) -> tuple[Any, Any]:
     return jnp.minimum(places, count - 1), places < count
 
 
-def _take(x: Any, places: Any) -> Any:
-    return jnp.take_along_axis(x, places, axis=-1)
-
-
 def _argmax(x: Any) -> Any:
+    """The first place of the maximum on the last axis, found among the maxima of windows, then in one window."""
     count = x.shape[-1]
     if count <= FEW // 2:
         return jnp.argmax(x, axis=-1)
     width = _width(count, min(FEW, math.isqrt(count) + 1))
     places, _ = _window(_argmax(_windows(x, -np.inf, lax.max, width)), width, count)
-    return _take(places, _argmax(_take(x, places))[..., None])[..., 0]
+    return BACKEND.pick(jnp, places, _argmax(jnp.take_along_axis(x, places, axis=-1)))
 
 
 def _symmetric(task: Task) -> Any:

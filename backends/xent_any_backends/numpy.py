@@ -80,17 +80,16 @@ class NumPy(Backend):
         if x.shape[-1] <= step:
             return super().others(xp, x, k, m)
         # A row that is longer than a block, and alone in it
-        e = MEMORY.result_like(x) if keep else None
-        memory: Any = None if keep else np.empty((*x.shape[:-1], step), x.dtype)
+        memory = MEMORY.result_like(x) if keep else MEMORY.empty((*x.shape[:-1], step), x.dtype)
         sums = []
         for start in range(0, x.shape[-1], step):
             part = x[..., start : start + step]
-            out = memory[..., : part.shape[-1]] if e is None else e[..., start : start + step]
+            out = memory[..., start : start + step] if keep else memory[..., : part.shape[-1]]
             np.exp(np.subtract(part, m[..., None], out=out), out=out)
             if 0 <= (at := k.item() - start) < part.shape[-1]:
                 out[..., at] = 0.0
             sums.append(self.sum(xp, out))
-        return e, super().sum(xp, np.stack(sums, axis=-1))
+        return memory if keep else None, super().sum(xp, np.stack(sums, axis=-1))
 
     def scaled(self, xp: Any, a: Any, c: Any) -> Any:
         return np.multiply(a, c[..., None], out=a)
