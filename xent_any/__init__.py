@@ -11,6 +11,8 @@ from ._functions import cross_entropy as cross_entropy
 from ._functions import cross_entropy_hvp as cross_entropy_hvp
 from ._functions import cross_entropy_jvp as cross_entropy_jvp
 from ._functions import cross_entropy_value_and_grad as cross_entropy_value_and_grad
+from ._functions import linear_cross_entropy as linear_cross_entropy
+from ._functions import linear_cross_entropy_value_and_grad as linear_cross_entropy_value_and_grad
 from ._functions import log_softmax as log_softmax
 from ._functions import logsumexp as logsumexp
 from ._functions import nll_loss as nll_loss
@@ -30,6 +32,8 @@ __all__ = [
     "cross_entropy_hvp",
     "cross_entropy_jvp",
     "cross_entropy_value_and_grad",
+    "linear_cross_entropy",
+    "linear_cross_entropy_value_and_grad",
     "log_softmax",
     "logsumexp",
     "nll_loss",

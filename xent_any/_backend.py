@@ -173,6 +173,10 @@ class Backend:
         The framework's version.
     block_bytes : int or None
         Bytes of logits, in the precision they are computed in, that are computed at a time; None computes all at once.
+    linear_bytes : int
+        Bytes of memory for a layer's logits and what is computed of them, unless the caller says how many.
+    linear_arrays : int
+        So many arrays like a block of logits there are at a time.
     transforms : mapping of str to callable
         The framework's program transformations: ``jit(f)``, ``vmap(f)``, which maps over the first axis of every
         argument, ``grad(f)``, with respect to the first argument, and ``jvp(f, x, tangent)``, which returns the
@@ -192,6 +196,8 @@ class Backend:
     name: str = "generic"
     version: str = "unknown"
     block_bytes: int | None = None
+    linear_bytes: int = 1 << 28
+    linear_arrays: int = 8
     transforms: Mapping[str, Callable[..., Any]] = {}
     deviations: Mapping[str, str] = {}
 
@@ -335,6 +341,50 @@ class Backend:
         if self.block_bytes is None or task.row_bytes() * math.prod(task.lead) <= self.block_bytes:
             return task.at_once()
         return task.in_blocks(self.block_bytes)
+
+    def linear_rows(self, row_bytes: int, max_bytes: int | None) -> int:
+        """So many rows of a layer's logits are computed at a time, in at most `max_bytes` if one row can be."""
+        return max(1, (self.linear_bytes if max_bytes is None else max_bytes) // (self.linear_arrays * row_bytes))
+
+    def linear(self, task: Any) -> Array:
+        """The losses of a layer's rows, or their sum, as the `LinearTask` says."""
+        return task.at_once()[0]
+
+    def linear_and_gradients(self, task: Any) -> Arrays:
+        """The losses of a layer's rows, and the gradients of their sum: `LinearTask.losses_and_gradients`."""
+        results: Arrays = task.losses_and_gradients()
+        return results
+
+    def scan(self, task: Any, step: Callable[[Arrays, Arrays], tuple[Arrays, Arrays]], totals: Arrays) -> Arrays:
+        """Hand `step` the totals and a block of rows of the `LinearTask` after the other; the last totals, the results.
+
+        A backend may leave out rows whose scale is 0; their results are zeros.
+        """
+        (count,), size, parts = task.lead, task.block, []
+        for start in range(0, max(count, 1), size):
+            block = slice(start, min(start + size, count))
+            totals, results = step(totals, tuple(a[block, ...] for a in task.rows))
+            parts.append(results)
+        if len(parts) == 1:
+            return totals, parts[0]
+        return totals, tuple(task.xp.concat(several, axis=0) for several in zip(*parts, strict=True))
+
+    def widened(self, xp: Any, weight: Array, dtype: Any) -> Array:
+        """A layer's weight (C, D) as `affine` and `product` take it: in `dtype`, or as it is."""
+        return cast(xp, weight, dtype)
+
+    def affine(self, xp: Any, hidden: Array, weight: Array, bias: Array | None, dtype: Any) -> Array:
+        """``h W^T + b`` in `dtype`, for h (N, D), W (C, D) and b (C,)."""
+        x = xp.matmul(cast(xp, hidden, dtype), xp.permute_dims(weight, (1, 0)))
+        return x if bias is None else x + bias
+
+    def product(self, xp: Any, g: Array, weight: Array) -> Array:
+        """``G W`` for G (N, C), in its dtype, and W (C, D)."""
+        return xp.matmul(g, weight)
+
+    def add_product(self, xp: Any, total: Array, g: Array, hidden: Array) -> Array:
+        """``T + G^T h`` for T (C, D), which may be written to, G (N, C) and h (N, D), in the dtype of T."""
+        return total + xp.matmul(xp.permute_dims(g, (1, 0)), cast(xp, hidden, total.dtype))
 
 
 def _blocks(lead: tuple[int, ...], count: int) -> Iterator[tuple[int | slice, ...]]:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from . import _rows
 from ._backend import Backend, Task, backend_of
+from ._linear import LinearTask
 from ._rows import INF, NAN, Array, Arrays, Kernel, Options
 
 REDUCTIONS = ("none", "mean", "sum")
@@ -56,6 +57,26 @@ class Problem(NamedTuple):
         return classes_back(self.context.xp, x, self.axis)
 
 
+class Rows(NamedTuple):
+    """Where the labels of a problem belong: its shapes, and in which words an error tells them."""
+
+    like: Array  # of the problem's library, where it lies
+    lead: tuple[int, ...]  # of the unreduced loss
+    shape: tuple[int, ...]  # of class probabilities, the classes along `axis`
+    axis: int
+    of_lead: tuple[Any, ...]  # whose shape `lead` is; see `require_shape`
+    of_shape: tuple[Any, ...]
+
+
+class Weighted(NamedTuple):
+    """Checked labels and weights."""
+
+    labels: Array  # (*lead) or (*lead, C)
+    class_weight: Array | None  # (C,)
+    scale: Array  # (*lead), each row's weight over the divisor
+    divisor: Array | None  # (), as in `Problem`
+
+
 def cross_entropy_problem(
     logits: Array,
     labels: Array,
@@ -79,51 +100,96 @@ def cross_entropy_problem(
         {name: logits, "labels": labels, **vectors, "class_weight": class_weight, "sample_weight": sample_weight}
         | ({} if isinstance(denominator, float) else {"denominator": denominator})
     )
-    xp, backend = context
+    xp = context.xp
     require_floating(xp, name, logits)
     axis = class_axis(logits, axis, name)
-    count = logits.shape[axis]
     shape = logits.shape[:axis] + logits.shape[axis + 1 :]
     for key, vector in vectors.items():
         require_shape(key, vector, logits.shape, f"that of {name}")
-        if vector.dtype != logits.dtype:
-            raise TypeError(
-                f"{key}: expected {dtype_text(logits.dtype)}, the dtype of {name}, got {dtype_text(vector.dtype)}"
-            )
+        require_dtype(key, vector, logits, name)
+    options = checked_options(context, logits.dtype, label_smoothing, z_loss, softcap, denominator)
+    x = classes_last(xp, logits, axis)
+    rows = Rows(
+        x,
+        shape,
+        logits.shape,
+        axis,
+        ("that of {} {} without axis {}", name, logits.shape, axis),
+        (f"that of {name}, for class probabilities",),
+    )
+    found = weighted(context, options, rows, labels, class_weight, sample_weight, ignore_index, reduction, denominator)
+    problem = Problem(
+        context,
+        options,
+        axis,
+        shape,
+        (x, found.labels, found.scale),
+        (found.class_weight,),
+        found.divisor,
+        reduction,
+    )
+    return problem, tuple(classes_last(xp, vector, axis) for vector in vectors.values())
+
+
+def checked_options(
+    context: Context,
+    dtype: Any,
+    label_smoothing: float,
+    z_loss: float,
+    softcap: float | None,
+    denominator: float | Array | None,
+) -> Options:
+    """The options of a problem whose logits have that dtype."""
     options = Options(
-        dtype := computed_dtype(xp, logits.dtype),
-        backend,
+        dtype := computed_dtype(context.xp, dtype),
+        context.backend,
         number("label_smoothing", label_smoothing, "a number in [0, 1]", 0.0, 1.0),
         number("z_loss", z_loss, "a finite number that is not negative", 0.0, LARGEST),
         None if softcap is None else positive_number("softcap", softcap, "a positive finite number"),
     )
     require_held(
-        xp,
+        context.xp,
         dtype,
         {"label_smoothing": label_smoothing, "z_loss": z_loss, "softcap": softcap, "denominator": denominator},
     )
+    return options
+
+
+def weighted(
+    context: Context,
+    options: Options,
+    rows: Rows,
+    labels: Array,
+    class_weight: Array | None,
+    sample_weight: Array | None,
+    ignore_index: int | None,
+    reduction: str,
+    denominator: float | Array | None,
+) -> Weighted:
+    """Check the labels and the weights; ignored rows have a scale of 0, wrong ones one of NaN."""
+    xp, backend = context
+    dtype, count = options.dtype, rows.shape[rows.axis]
     if class_weight is not None:
         require_shape("class_weight", class_weight, (count,), "one for each class")
         class_weight = checked_weight(context, "class_weight", class_weight, dtype)
-    x = classes_last(xp, logits, axis)
-    one, weight = once(context, x, dtype), None
+    one, weight = once(context, rows.like, dtype), None
     if sample_weight is not None:
-        require_shape("sample_weight", sample_weight, shape, "that of the unreduced loss")
+        require_shape("sample_weight", sample_weight, rows.lead, "that of the unreduced loss")
         weight = checked_weight(context, "sample_weight", sample_weight, dtype)
 
     total = None  # each row's share of the divisor, but for its sample weight
     if xp.isdtype(labels.dtype, "integral"):
-        require_shape("labels", labels, shape, "that of {} {} without axis {}", name, logits.shape, axis)
+        require_shape("labels", labels, rows.lead, *rows.of_lead)
         labels, ignored, wrong = class_indices(context, labels, count, ignore_index)
         if ignored is not None:
             weight = xp.where(ignored, 0.0, one if weight is None else weight)
         if class_weight is not None and reduction == "mean" and denominator is None:
-            task = Task(_rows.label_weight, xp, options, (labels,), (class_weight,), shape)
+            task = Task(_rows.label_weight, xp, options, (labels,), (class_weight,), rows.lead)
             (total,) = backend.run(task)
     elif xp.isdtype(labels.dtype, "real floating"):
-        require_shape("labels", labels, logits.shape, f"that of {name}, for class probabilities")
-        labels = classes_last(xp, labels, axis)
-        task = Task(_rows.label_total, xp, options, (labels,), (class_weight,), shape)
+        require_shape("labels", labels, rows.shape, *rows.of_shape)
+        labels = classes_last(xp, labels, rows.axis)
+        task = Task(_rows.label_total, xp, options, (labels,), (class_weight,), rows.lead)
         (total,) = backend.run(task)
         wrong = xp.isnan(total)
         position = first_true(context, wrong)
@@ -135,9 +201,104 @@ def cross_entropy_problem(
             "labels: expected an integer dtype (class indices) or a real floating one (class probabilities), "
             f"got {dtype_text(labels.dtype)}"
         )
-    scale, divisor = scaled(context, one, shape, weight, total, wrong, denominator if reduction == "mean" else 1.0)
-    problem = Problem(context, options, axis, shape, (x, labels, scale), (class_weight,), divisor, reduction)
-    return problem, tuple(classes_last(xp, vector, axis) for vector in vectors.values())
+    divisor = denominator if reduction == "mean" else 1.0
+    return Weighted(labels, class_weight, *scaled(context, one, rows.lead, weight, total, wrong, divisor))
+
+
+class LinearProblem(NamedTuple):
+    """Checked arguments, as a task of a linear layer."""
+
+    backend: Backend
+    task: LinearTask
+    lead: tuple[int, ...]  # the shape of the unreduced loss
+    divisor: Array | None  # (), as in `Problem`
+
+    def loss(self) -> Array:
+        """The loss, reduced."""
+        return self.reduced(self.backend.linear(self.task))
+
+    def loss_and_gradients(self) -> tuple[Array, Arrays]:
+        """The loss, reduced, and the gradients of the layer's inputs, weight and bias."""
+        losses, d_hidden, d_weight, d_bias = self.backend.linear_and_gradients(self.task)
+        loss = self.backend.sum(self.task.xp, losses) if self.task.summed else losses
+        d_hidden = self.task.xp.reshape(d_hidden, (*self.lead, d_hidden.shape[-1]))
+        return self.reduced(loss), (d_hidden, d_weight, d_bias)
+
+    def reduced(self, loss: Array) -> Array:
+        xp = self.task.xp
+        if not self.task.summed:
+            return xp.reshape(loss, self.lead)
+        return loss if self.divisor is None else xp.where(self.divisor == 0, NAN, loss)
+
+
+def linear_problem(
+    hidden: Array,
+    weight: Array,
+    labels: Array,
+    *,
+    bias: Array | None = None,
+    class_weight: Array | None = None,
+    sample_weight: Array | None = None,
+    ignore_index: int | None = -100,
+    label_smoothing: float = 0.0,
+    z_loss: float = 0.0,
+    softcap: float | None = None,
+    reduction: str = "mean",
+    denominator: float | Array | None = None,
+    max_bytes: int | None = None,
+    recompute: bool | None = None,
+) -> LinearProblem:
+    """Check all arguments of a linear layer and the cross-entropy of its logits."""
+    denominator = checked_denominator(denominator, reduction)
+    if not (recompute is None or isinstance(recompute, bool)):
+        raise TypeError(f"recompute: expected True, False or None, got {type(recompute).__name__}")
+    if recompute is False and reduction == "none":
+        raise ValueError("recompute: expected True or None with reduction 'none', got False")
+    if max_bytes is not None:
+        max_bytes = int(number("max_bytes", max_bytes, "a positive number of bytes", 1.0, LARGEST))
+    context = one_library(
+        {"hidden": hidden, "weight": weight, "labels": labels, "bias": bias}
+        | {"class_weight": class_weight, "sample_weight": sample_weight}
+        | ({} if isinstance(denominator, float) else {"denominator": denominator})
+    )
+    xp, backend = context
+    require_floating(xp, "hidden", hidden)
+    require_dtype("weight", weight, hidden, "hidden")
+    if hidden.ndim == 0:
+        raise ValueError("hidden: expected shape (..., D), got shape ()")
+    lead, size = hidden.shape[:-1], hidden.shape[-1]
+    if weight.ndim != 2 or weight.shape[1] != size or weight.shape[0] == 0:
+        raise ValueError(
+            f"weight: expected shape (C, {size}), of at least one class and D of hidden {shape_text(hidden.shape)}, "
+            f"got {shape_text(weight.shape)}"
+        )
+    count = weight.shape[0]
+    if bias is not None:
+        require_shape("bias", bias, (count,), "one for each class")
+        require_dtype("bias", bias, hidden, "hidden")
+    options = checked_options(context, hidden.dtype, label_smoothing, z_loss, softcap, denominator)
+    rows = Rows(
+        hidden,
+        lead,
+        (*lead, count),
+        len(lead),
+        ("that of hidden {} without its last axis", hidden.shape),
+        ("that of the logits, for class probabilities",),
+    )
+    found = weighted(context, options, rows, labels, class_weight, sample_weight, ignore_index, reduction, denominator)
+    flat = math.prod(lead)
+    task = LinearTask(
+        _rows.loss,
+        xp,
+        options,
+        tuple(xp.reshape(a, (flat, *a.shape[len(lead) :])) for a in (hidden, found.labels, found.scale)),
+        (found.class_weight, weight, bias),
+        (flat,),
+        max_bytes,
+        reduction != "none",
+        reduction == "none" or bool(recompute),
+    )
+    return LinearProblem(backend, task, lead, found.divisor)
 
 
 def binary_problem(
@@ -207,7 +368,7 @@ def one_library(arrays: Mapping[str, Array | None]) -> Context:
     """The one library and its backend that all arrays belong to, on one device."""
     found: list[Context] = []
     for name, array in arrays.items():
-        if array is None and name not in {"logits", "labels"}:
+        if array is None and name not in {"logits", "labels", "hidden", "weight"}:
             continue
         try:
             own = backend_of(type(array))
@@ -233,6 +394,11 @@ def one_library(arrays: Mapping[str, Array | None]) -> Context:
 def require_floating(xp: Any, name: str, array: Array) -> None:
     if not xp.isdtype(array.dtype, "real floating"):
         raise TypeError(f"{name}: expected a real floating dtype, got {dtype_text(array.dtype)}")
+
+
+def require_dtype(name: str, array: Array, other: Array, of: str) -> None:
+    if array.dtype != other.dtype:
+        raise TypeError(f"{name}: expected {dtype_text(other.dtype)}, the dtype of {of}, got {dtype_text(array.dtype)}")
 
 
 def require_shape(name: str, array: Array, shape: tuple[int, ...], of: str, *parts: Any) -> None:

@@ -14,10 +14,9 @@ from ._rows import Array
 Reduction = Literal["none", "mean", "sum"]
 
 
-class CrossEntropyOptions(TypedDict, total=False):
-    """The keyword arguments of `cross_entropy` and its derivatives; `cross_entropy` documents them."""
+class LossOptions(TypedDict, total=False):
+    """The keyword arguments of all functions that return cross-entropy; `cross_entropy` documents them."""
 
-    axis: int
     class_weight: Array | None
     sample_weight: Array | None
     ignore_index: int | None
@@ -28,27 +27,45 @@ class CrossEntropyOptions(TypedDict, total=False):
     denominator: float | Array | None
 
 
+class CrossEntropyOptions(LossOptions, total=False):
+    """The keyword arguments of `cross_entropy` and its derivatives."""
+
+    axis: int
+
+
+class LinearOptions(LossOptions, total=False):
+    """The keyword arguments of `linear_cross_entropy` and its gradient, which documents them."""
+
+    bias: Array | None
+    max_bytes: int | None
+    recompute: bool | None
+
+
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 
-def _spell_out_options(function: _F) -> _F:
-    """Show the options and their defaults, which `_check` declares, in the signature, and refuse others."""
-    own = [p for p in inspect.signature(function).parameters.values() if p.kind is not p.VAR_KEYWORD]
-    declared = inspect.signature(_check.cross_entropy_problem).parameters.values()
-    signature = inspect.Signature(own + [p for p in declared if p.kind is p.KEYWORD_ONLY])
+def _spell_out_options(checked: Callable[..., Any]) -> Callable[[_F], _F]:
+    """Show the options and their defaults, which `checked` declares, in a signature, and refuse others."""
+    declared = [p for p in inspect.signature(checked).parameters.values() if p.kind is p.KEYWORD_ONLY]
 
-    @functools.wraps(function)
-    def public(*args: Any, **options: Any) -> Any:
-        for name in options:
-            if name not in signature.parameters:
-                raise TypeError(f"{function.__name__}() got an unexpected keyword argument {name!r}")
-        return function(*args, **options)
+    def spelled_out(function: _F) -> _F:
+        own = [p for p in inspect.signature(function).parameters.values() if p.kind is not p.VAR_KEYWORD]
+        signature = inspect.Signature(own + declared)
 
-    public.__signature__ = signature  # type: ignore[attr-defined]  # inspect reads it
-    return public  # type: ignore[return-value]  # of the same signature
+        @functools.wraps(function)
+        def public(*args: Any, **options: Any) -> Any:
+            for name in options:
+                if name not in signature.parameters:
+                    raise TypeError(f"{function.__name__}() got an unexpected keyword argument {name!r}")
+            return function(*args, **options)
+
+        public.__signature__ = signature  # type: ignore[attr-defined]  # inspect reads it
+        return public  # type: ignore[return-value]  # of the same signature
+
+    return spelled_out
 
 
-@_spell_out_options
+@_spell_out_options(_check.cross_entropy_problem)
 def cross_entropy(logits: Array, labels: Array, **options: Unpack[CrossEntropyOptions]) -> Array:
     r"""Cross-entropy between the softmax of the logits and the labels.
 
@@ -136,7 +153,7 @@ def cross_entropy(logits: Array, labels: Array, **options: Unpack[CrossEntropyOp
     return problem.reduce(loss)
 
 
-@_spell_out_options
+@_spell_out_options(_check.cross_entropy_problem)
 def cross_entropy_value_and_grad(
     logits: Array, labels: Array, **options: Unpack[CrossEntropyOptions]
 ) -> tuple[Array, Array]:
@@ -178,7 +195,7 @@ def cross_entropy_value_and_grad(
     return problem.reduce(loss), problem.restore(grad)
 
 
-@_spell_out_options
+@_spell_out_options(_check.cross_entropy_problem)
 def cross_entropy_jvp(
     logits: Array, tangent: Array, labels: Array, **options: Unpack[CrossEntropyOptions]
 ) -> tuple[Array, Array]:
@@ -217,7 +234,7 @@ def cross_entropy_jvp(
     return problem.reduce(loss), problem.total(slope)
 
 
-@_spell_out_options
+@_spell_out_options(_check.cross_entropy_problem)
 def cross_entropy_hvp(logits: Array, vector: Array, labels: Array, **options: Unpack[CrossEntropyOptions]) -> Array:
     r"""The Hessian of the reduced `cross_entropy` with respect to the logits, times `vector`.
 
@@ -251,6 +268,110 @@ def cross_entropy_hvp(logits: Array, vector: Array, labels: Array, **options: Un
     problem, (vector,) = _check.cross_entropy_problem(logits, labels, "logits", {"vector": vector}, **options)
     (product,) = problem.run(_rows.hvp, vector)
     return problem.restore(product)
+
+
+@_spell_out_options(_check.linear_problem)
+def linear_cross_entropy(hidden: Array, weight: Array, labels: Array, **options: Unpack[LinearOptions]) -> Array:
+    r"""`cross_entropy` of the logits of a linear layer, :math:`x = h W^\top + b`, which are never all held.
+
+    The logits of a block of rows are computed, used and forgotten: beyond the arguments and what is returned, memory is
+    needed for one block of them. It equals ``cross_entropy(hidden @ weight.T + bias, labels)`` to rounding.
+
+    Parameters
+    ----------
+    hidden : array, real floating, shape (..., D)
+        :math:`h`, the inputs of the layer.
+    weight : array, shape (C, D)
+        :math:`W`, of the dtype of `hidden`.
+    labels : array
+        Integer dtype: class indices, of shape (...). Real floating dtype: class probabilities, of shape (..., C).
+    bias : array, shape (C,), optional
+        :math:`b`, of the dtype of `hidden`.
+    class_weight, sample_weight, ignore_index, label_smoothing, z_loss, softcap, reduction, denominator
+        As in `cross_entropy`.
+    max_bytes : int, optional
+        So much memory may be used for blocks, within which at least one row is computed at a time. Of half precision,
+        the sum of the gradients of `weight` takes memory beside it. By default, what the backend declares: 256 MiB.
+    recompute : bool, optional
+        What is done where the framework differentiates. False: the gradient is computed together with the loss, and
+        kept, which takes three matrix products in all, and the memory of the gradient from then on. True: the inputs
+        alone are kept, and a derivative computes the logits anew, which takes four. By default False, but True for
+        ``reduction="none"``, where it must be. Where nothing is differentiated, only the loss is computed.
+
+    Returns
+    -------
+    array
+        As `cross_entropy` of logits of shape (..., C) returns. Half precision is computed in float32, the logits among
+        it.
+
+    Raises
+    ------
+    TypeError, ValueError, IndexError
+        As `cross_entropy`; TypeError for a `weight` or `bias` of another dtype than `hidden`, ValueError for shapes
+        that do not fit together, or a `max_bytes` that is not positive.
+
+    See Also
+    --------
+    linear_cross_entropy_value_and_grad : together with the gradients.
+
+    Notes
+    -----
+    The accuracy that `cross_entropy` promises is that given the logits; they have the rounding errors of a matrix
+    product. Bits may depend on how the rows are cut into blocks.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import xent_any
+    >>> hidden, weight = np.asarray([[1.0, 2.0]]), np.asarray([[2.0, 0.0], [1.0, 0.0], [0.0, 0.0]])
+    >>> float(xent_any.linear_cross_entropy(hidden, weight, np.asarray([0])))
+    0.40760596...
+    """
+    return _check.linear_problem(hidden, weight, labels, **options).loss()
+
+
+@_spell_out_options(_check.linear_problem)
+def linear_cross_entropy_value_and_grad(
+    hidden: Array, weight: Array, labels: Array, **options: Unpack[LinearOptions]
+) -> tuple[Array, tuple[Array, Array, Array | None]]:
+    r"""`linear_cross_entropy` and its gradients with respect to the layer's inputs, weight and bias.
+
+    With :math:`G` the gradient with respect to the logits, they are :math:`G W`, :math:`G^\top h` and the sum of the
+    rows of :math:`G`.
+
+    Parameters
+    ----------
+    hidden, weight, labels : array
+        As in `linear_cross_entropy`.
+    **options
+        Those of `linear_cross_entropy`. With ``reduction="none"`` the gradients are those of the sum of the losses.
+
+    Returns
+    -------
+    loss : array
+        What `linear_cross_entropy` returns.
+    grads : tuple of array
+        ``(d_hidden, d_weight, d_bias)``, each of the shape and dtype of its argument; None for a bias that is None.
+        They are computed in the precision of the loss and rounded once. Those of a mean over nothing are 0.
+
+    Raises
+    ------
+    TypeError, ValueError, IndexError
+        As `linear_cross_entropy`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import xent_any
+    >>> hidden, weight = np.asarray([[1.0, 2.0]]), np.zeros((2, 2))
+    >>> loss, (d_hidden, d_weight, d_bias) = xent_any.linear_cross_entropy_value_and_grad(
+    ...     hidden, weight, np.asarray([0]), bias=np.zeros(2)
+    ... )
+    >>> d_weight
+    array([[-0.5, -1. ],
+           [ 0.5,  1. ]])
+    """
+    return _check.linear_problem(hidden, weight, labels, **options).loss_and_gradients()
 
 
 def nll_loss(

@@ -64,6 +64,12 @@ class Primitives(Protocol):
     def either(self, xp: Any, like: Array, usual: Callable[[], Guarded], always: Callable[[], Arrays]) -> Arrays: ...
     def may_hold(self, xp: Any, condition: Array) -> bool: ...
     def run(self, task: Any) -> Arrays: ...
+    def linear_rows(self, row_bytes: int, max_bytes: int | None) -> int: ...
+    def widened(self, xp: Any, weight: Array, dtype: Any) -> Array: ...
+    def affine(self, xp: Any, hidden: Array, weight: Array, bias: Array | None, dtype: Any) -> Array: ...
+    def product(self, xp: Any, g: Array, weight: Array) -> Array: ...
+    def add_product(self, xp: Any, total: Array, g: Array, hidden: Array) -> Array: ...
+    def scan(self, task: Any, step: Callable[[Arrays, Arrays], tuple[Arrays, Arrays]], totals: Arrays) -> Arrays: ...
 
 
 class Options(NamedTuple):
@@ -217,10 +223,11 @@ def label_total(xp: Any, options: Options, rows: Arrays, shared: Arrays) -> Arra
     return (xp.where(valid & (xp.min(q, axis=-1) >= 0), total, NAN),)
 
 
-def target(xp: Any, options: Options, x: Array, labels: Array, w: Array | None) -> Target:
+def target(xp: Any, options: Options, count: int, labels: Array, a: Array, w: Array | None) -> Target:
+    """What rows of `count` classes should be; `a` is one number for each row."""
     backend = options.backend
-    even, rest = options.label_smoothing / x.shape[-1], 1 - options.label_smoothing
-    if labels.ndim == x.ndim:
+    even, rest = options.label_smoothing / count, 1 - options.label_smoothing
+    if labels.ndim > a.ndim:
         q = backend.load(xp, labels, options.dtype)
         if even != 0:
             q = q * rest + even
@@ -234,6 +241,13 @@ def target(xp: Any, options: Options, x: Array, labels: Array, w: Array | None) 
         return Target(labels, peak, even, 1.0)
     spread = even * w
     return Target(labels, peak, spread, peak + backend.sum(xp, spread))
+
+
+def uncounted(options: Options, goal: Target, a: Array) -> Array:
+    """Which rows have a weight of 0, (*lead) bool."""
+    if options.z_loss == 0 and not isinstance(goal.total, float):
+        return (a == 0) | (goal.total == 0)
+    return a == 0
 
 
 def times(a: Array, c: Array | float) -> Array:
@@ -282,12 +296,10 @@ class _Rows(NamedTuple):
 def _forward(xp: Any, options: Options, rows: Arrays, shared: Arrays, *, keep: bool = True) -> _Rows:
     (logits, labels, a), (w,) = rows[:3], shared
     x = options.backend.load(xp, logits, options.dtype)
-    goal = target(xp, options, x, labels, w)
-    uncounted = a == 0
-    if options.z_loss == 0 and not isinstance(goal.total, float):
-        uncounted = uncounted | (goal.total == 0)
+    goal = target(xp, options, x.shape[-1], labels, a, w)
+    unused = uncounted(options, goal, a)
     x, slope, curvature = _cap(xp, options, x)
-    k, m, masked = highest(xp, options, x, uncounted)
+    k, m, masked = highest(xp, options, x, unused)
     state = softmax_state(xp, options, x, k, m, masked, keep=keep)
     loss, share = _missed(xp, options, goal, a, m, x, masked)
     loss = loss + state.log1p_times(xp, times(a, goal.total))
@@ -295,7 +307,7 @@ def _forward(xp: Any, options: Options, rows: Arrays, shared: Arrays, *, keep: b
     if options.z_loss != 0:
         lse = m + xp.log1p(state.s)
         loss = loss + a * options.z_loss * lse * lse
-    return _Rows(slope, curvature, a, uncounted, goal, share, state, lse, loss)
+    return _Rows(slope, curvature, a, unused, goal, share, state, lse, loss)
 
 
 def _missed(xp: Any, options: Options, goal: Target, a: Array, m: Array, x: Array, masked: Array | None) -> Arrays:
@@ -419,10 +431,10 @@ def nll(xp: Any, options: Options, rows: Arrays, shared: Arrays) -> Arrays:
     """Rows ``(log_probs, labels, a)`` -> loss (*lead)."""
     (log_probs, labels, a), (w,) = rows, shared
     x = options.backend.load(xp, log_probs, options.dtype)
-    goal = target(xp, options, x, labels, w)
-    uncounted = (a == 0) | (goal.total == 0)
-    _, m, masked = highest(xp, options, x, uncounted)
-    zero = xp.where(options.backend.broken(xp, x, m, ~uncounted), NAN, xp.zeros_like(a))
+    goal = target(xp, options, x.shape[-1], labels, a, w)
+    unused = uncounted(options, goal, a)
+    _, m, masked = highest(xp, options, x, unused)
+    zero = xp.where(options.backend.broken(xp, x, m, ~unused), NAN, xp.zeros_like(a))
     return (_missed(xp, options, goal, a, zero, x, masked)[0],)
 
 

@@ -122,6 +122,26 @@ class JAX(Backend):
             count = max(1, min(count, self.block_bytes // task.row_bytes()))
         return tuple(_compiled(task.kernel, task.options, task.rows, task.shared, task.lead, task.dtypes(), count))
 
+    def linear(self, task: Any) -> Any:
+        return (_linear if task.recompute else _linear_with_gradient)(task.emptied(), task.arrays)
+
+    def linear_and_gradients(self, task: Any) -> tuple[Any, ...]:
+        return tuple(_linear_and_gradients(task.emptied(), task.arrays, (True,) * len(LAYER)))
+
+    def scan(self, task: Any, step: Any, totals: Any) -> tuple[Any, ...]:
+        (count,), size = task.lead, task.block
+        if count <= size:
+            return tuple(step(totals, task.rows))
+        step = jax.checkpoint(step, prevent_cse=False)  # nothing of a block is kept
+        end = count - count % size
+        blocks = tuple(a[:end].reshape(-1, size, *a.shape[1:]) for a in task.rows)
+        totals, results = lax.scan(step, totals, blocks)
+        results = tuple(r.reshape(end, *r.shape[2:]) for r in results)
+        if end < count:
+            totals, rest = step(totals, tuple(a[end:] for a in task.rows))
+            results = tuple(jnp.concat(parts) for parts in zip(results, rest, strict=True))
+        return totals, results
+
 
 # On the CPU, XLA fuses a reduction with what it reduces, at full speed, if that is arithmetic and not a selection, and
 # if rows are neither short nor long; but always, where it is over windows of neighbours, or written out.
@@ -217,6 +237,38 @@ def _derivative(empty: Task, primals: Any, tangents: Any) -> Any:
 @functools.partial(jax.checkpoint, static_argnums=0, prevent_cse=False)
 def _along_first(empty: Task, arrays: Any, tangent: Any) -> Any:
     return empty.filled(arrays).jvp(tangent)
+
+
+LAYER = (0, 4, 5)
+"""Where in a linear task's arrays the layer's inputs, weight and bias are."""
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _linear(empty: Any, arrays: Any) -> Any:
+    """What a linear task asks for; JAX differentiates it block by block."""
+    return empty.filled(arrays).at_once()[0]
+
+
+@functools.partial(jax.jit, static_argnums=(0, 2))
+def _linear_and_gradients(empty: Any, arrays: Any, wanted: Any) -> Any:
+    return empty.filled(arrays).losses_and_gradients(*wanted)
+
+
+_linear_with_gradient = jax.custom_jvp(_linear, nondiff_argnums=(0,))
+"""The same of a sum, whose gradient in the layer is computed with it."""
+
+
+@functools.partial(_linear_with_gradient.defjvp, symbolic_zeros=True)
+def _linear_derivative(empty: Any, primals: Any, tangents: Any) -> Any:
+    (arrays,), (along,) = primals, tangents
+    given = [i for i, t in enumerate(along) if not (t is None or isinstance(t, SymbolicZero))]
+    losses, *gradients = _linear_and_gradients(empty, arrays, tuple(i in given for i in LAYER))
+    terms = [jnp.vdot(g, along[i]) for i, g in zip(LAYER, gradients, strict=True) if g is not None]
+    others = [i for i in given if i not in LAYER]
+    if others:
+        linear = empty.filled(arrays).partial(others)
+        terms += jax.jvp(linear, [arrays[i] for i in others], [along[i] for i in others])[1]
+    return jnp.sum(losses), sum(terms, jnp.zeros_like(losses, shape=())).astype(losses.dtype)
 
 
 @functools.partial(jax.jit, static_argnames=("kernel", "options", "lead", "dtypes", "count"))

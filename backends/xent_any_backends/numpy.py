@@ -21,6 +21,7 @@ class NumPy(Backend):
     # (1024, 32000), on one and on two threads of an x86-64 with AVX-512, 1 MiB of second-level cache for each CPU and
     # 32 MiB of third: in smaller ones, threads wait for the interpreter.
     block_bytes = 1 << 22
+    linear_arrays = 2
 
     def namespace(self) -> Any:
         return np
@@ -127,8 +128,7 @@ class NumPy(Backend):
         return True
 
     def run(self, task: Task) -> tuple[Any, ...]:
-        if not PLAIN.issuperset(map(type, task.arrays)):
-            task = task.filled([np.asarray(a) if isinstance(a, np.ndarray) else a for a in task.arrays])
+        task = _plain(task)
         count, size = math.prod(task.lead), task.row_bytes()
         if count * size <= SMALL:
             with np.errstate(all="ignore"):
@@ -140,6 +140,70 @@ class NumPy(Backend):
     def threads(self) -> int:
         """So many blocks are computed at a time."""
         return _threads()
+
+    def linear_rows(self, row_bytes: int, max_bytes: int | None) -> int:
+        whole = self.linear_bytes if max_bytes is None else max_bytes
+        return super().linear_rows(row_bytes, whole - min(KEPT * self.threads() + self.block_bytes, whole // 2))
+
+    def linear(self, task: Any) -> Any:
+        with np.errstate(all="ignore"):
+            return super().linear(_plain(task))
+
+    def linear_and_gradients(self, task: Any) -> tuple[Any, ...]:
+        with np.errstate(all="ignore"):
+            return super().linear_and_gradients(_plain(task))
+
+    def scan(self, task: Any, step: Any, totals: Any) -> tuple[Any, ...]:
+        used = np.flatnonzero(task.rows[2])
+        return scan_in_place(task, step, totals, used if used.size < task.lead[0] else None)
+
+    def widened(self, xp: Any, weight: Any, dtype: Any) -> Any:
+        return weight
+
+    def affine(self, xp: Any, hidden: Any, weight: Any, bias: Any, dtype: Any) -> Any:
+        hidden, x = hidden.astype(dtype, copy=False), np.empty((hidden.shape[0], weight.shape[0]), dtype)
+        for part in parts_of(weight):
+            np.matmul(hidden, weight[part].astype(dtype, copy=False).T, out=x[:, part])
+        return x if bias is None else np.add(x, bias, out=x)
+
+    def product(self, xp: Any, g: Any, weight: Any) -> Any:
+        if weight.dtype == g.dtype:
+            return np.matmul(g, weight)
+        return sum(np.matmul(g[:, part], weight[part].astype(g.dtype)) for part in parts_of(weight))
+
+    def add_product(self, xp: Any, total: Any, g: Any, hidden: Any) -> Any:
+        hidden = hidden.astype(total.dtype, copy=False)
+        for part in parts_of(total):
+            total[part] += np.matmul(g[:, part].T, hidden)
+        return total
+
+
+def parts_of(weight: Any) -> Sequence[slice]:
+    """Classes whose part of a layer's weight (C, D) is at most a block."""
+    step = max(1, NumPy.block_bytes // max(1, 4 * weight.shape[1]))
+    return [slice(start, start + step) for start in range(0, weight.shape[0], step)]
+
+
+def scan_in_place(task: Any, step: Any, totals: Any, used: Any) -> tuple[Any, ...]:
+    """`Backend.scan`, of the rows `used` alone if they are not None."""
+    (count,), size = task.lead, task.block
+    results: tuple[Any, ...] = ()
+    for start in range(0, max(1, count if used is None else len(used)), size):
+        block = slice(start, min(start + size, count)) if used is None else used[start : start + size]
+        totals, parts = step(totals, tuple(a[block] for a in task.rows))
+        if not results:
+            xp, device = task.xp, task.options.backend.device(parts[0])
+            results = tuple(xp.zeros((count, *p.shape[1:]), dtype=p.dtype, device=device) for p in parts)
+        for result, part in zip(results, parts, strict=True):
+            result[block] = part
+    return totals, results
+
+
+def _plain(task: Task) -> Task:
+    """The same task of arrays that are not of a class of its own."""
+    if PLAIN.issuperset(map(type, task.arrays)):
+        return task
+    return task.filled([np.asarray(a) if isinstance(a, np.ndarray) else a for a in task.arrays])
 
 
 FEW = 64

@@ -17,7 +17,7 @@ from torch.autograd import forward_ad
 
 from xent_any import Backend, Task
 
-from ..numpy import MEMORY, NumPy
+from ..numpy import MEMORY, NumPy, parts_of, scan_in_place
 
 BFLOAT16 = np.dtype("V2")
 """Bits that NumPy does not compute with."""
@@ -109,6 +109,53 @@ class Torch(Backend):
             return _in_numpy(task)
         return super().run(task)
 
+    def linear_rows(self, row_bytes: int, max_bytes: int | None) -> int:
+        return IN_NUMPY.linear_rows(row_bytes, max_bytes)
+
+    def linear(self, task: Any) -> Any:
+        arrays = [a for a in task.arrays if a is not None]
+        if all(map(self._is_plain, arrays)) and any(map(_may_differentiate, arrays)) and forward_ad._current_level < 0:
+            return _Linear.apply(task.emptied(), *task.arrays)  # type: ignore[no-untyped-call]
+        return super().linear(task)
+
+    def scan(self, task: Any, step: Any, totals: Any) -> tuple[Any, ...]:
+        if not self._is_computed(*task.arrays):
+            # A compiler would fuse the blocks again, and batched gradients have no rule for concat.
+            if torch.compiler.is_compiling() or any(map(is_legacy_batchedtensor, filter(_is_some, task.arrays))):
+                return tuple(step(totals, task.rows))
+            return super().scan(task, step, totals)
+        scale, used = task.rows[2], None
+        if scale.device.type == "cpu":
+            used = torch.nonzero(scale).squeeze(-1)
+            used = used if len(used) < len(scale) else None
+        return scan_in_place(task, step, totals, used)
+
+    def widened(self, xp: Any, weight: Any, dtype: Any) -> Any:
+        return weight if self._is_computed(weight) else super().widened(xp, weight, dtype)
+
+    def affine(self, xp: Any, hidden: Any, weight: Any, bias: Any, dtype: Any) -> Any:
+        if weight.dtype == dtype:
+            hidden = hidden.to(dtype)
+            return hidden @ weight.T if bias is None else torch.addmm(bias, hidden, weight.T)
+        x = torch.empty((hidden.shape[0], weight.shape[0]), dtype=dtype, device=hidden.device)
+        for part in parts_of(weight):
+            torch.mm(hidden.to(dtype), weight[part].to(dtype).T, out=x[:, part])
+        return x if bias is None else x.add_(bias)
+
+    def product(self, xp: Any, g: Any, weight: Any) -> Any:
+        return g.to(weight.dtype) @ weight
+
+    def add_product(self, xp: Any, total: Any, g: Any, hidden: Any) -> Any:
+        if not self._is_computed(total, g, hidden):
+            return super().add_product(xp, total, g, hidden)
+        if hidden.dtype == total.dtype:
+            return total.addmm_(g.T, hidden)
+        return total.add_(g.to(hidden.dtype).T @ hidden)
+
+    def _is_computed(self, *arrays: Any) -> bool:
+        """Whether arrays hold values and nobody asks how they were computed: they may be written to."""
+        return all(a is None or (self._is_plain(a) and not _may_differentiate(a)) for a in arrays)
+
     def _is_plain(self, array: Any) -> bool:
         """Whether `array` holds values: it is not traced, fake or inside a transform."""
         return (
@@ -158,6 +205,10 @@ def _from_numpy(array: Any) -> Any:
     if array.dtype == BFLOAT16:
         return torch.from_numpy(array.view(np.uint16)).view(torch.bfloat16)
     return torch.from_numpy(array)
+
+
+def _is_some(array: Any) -> bool:
+    return array is not None
 
 
 def _may_differentiate(array: Any) -> bool:
@@ -251,6 +302,48 @@ class _Eager(_Compiled):
             (more,) = push(tuple(tangents[i] for i in others))
             found = more if found is None else tuple(map(torch.add, found, more))
         return found
+
+
+class _Linear(torch.autograd.Function):
+    """A linear layer and its loss, with the analytic derivative in the layer, and autograd's in the others."""
+
+    @staticmethod
+    def forward(ctx: Any, empty: Any, *arrays: Any) -> Any:
+        task, kept = empty.filled(arrays), ()
+        if task.recompute:
+            (loss,) = task.at_once()
+        else:
+            losses, *kept = task.losses_and_gradients(*(ctx.needs_input_grad[i + 1] for i in LAYER))
+            loss = task.options.backend.sum(task.xp, losses)
+        ctx.empty = empty
+        ctx.save_for_backward(*arrays, *kept)
+        return loss
+
+    @staticmethod
+    def backward(ctx: Any, *cotangents: Any) -> Any:
+        (c,), needed = cotangents, ctx.needs_input_grad[1:]
+        arrays, kept = ctx.saved_tensors[: len(needed)], ctx.saved_tensors[len(needed) :]
+        task = ctx.empty.filled(arrays)
+        found: list[Any] = [None] * len(arrays)
+        if not torch.is_grad_enabled():  # nobody differentiates this
+            if kept:
+                kept = [None if g is None else (g * c).to(g.dtype) for g in kept]
+            else:
+                hidden, labels, a, *shared = arrays
+                scaled = task.filled((hidden, labels, torch.where(a == 0, a, a * c), *shared))
+                kept = scaled.losses_and_gradients(*(needed[i] for i in LAYER))[1:]
+            for i, gradient in zip(LAYER, kept, strict=True):
+                found[i] = gradient
+        others = [i for i, is_needed in enumerate(needed) if is_needed and found[i] is None]
+        if others:
+            _, pull = _vjp(task.partial(others), *(arrays[i] for i in others))
+            for i, cotangent in zip(others, pull((c,)), strict=True):
+                found[i] = cotangent
+        return None, *found
+
+
+LAYER = (0, 4, 5)
+"""Where in a linear task's arrays the layer's inputs, weight and bias are."""
 
 
 def _filled(empty: Task, arrays: Sequence[Any]) -> Task:
