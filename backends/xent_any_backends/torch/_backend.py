@@ -119,7 +119,7 @@ class Torch(Backend):
         return super().linear(task)
 
     def scan(self, task: Any, step: Any, totals: Any) -> tuple[Any, ...]:
-        if not self._is_computed(*task.arrays):
+        if not self.is_computed(*task.arrays):
             # A compiler would fuse the blocks again, and batched gradients have no rule for concat.
             if torch.compiler.is_compiling() or any(map(is_legacy_batchedtensor, filter(_is_some, task.arrays))):
                 return tuple(step(totals, task.rows))
@@ -131,28 +131,36 @@ class Torch(Backend):
         return scan_in_place(task, step, totals, used)
 
     def widened(self, xp: Any, weight: Any, dtype: Any) -> Any:
-        return weight if self._is_computed(weight) else super().widened(xp, weight, dtype)
+        return weight if self.is_computed(weight) else super().widened(xp, weight, dtype)
 
     def affine(self, xp: Any, hidden: Any, weight: Any, bias: Any, dtype: Any) -> Any:
         if weight.dtype == dtype:
             hidden = hidden.to(dtype)
             return hidden @ weight.T if bias is None else torch.addmm(bias, hidden, weight.T)
-        x = torch.empty((hidden.shape[0], weight.shape[0]), dtype=dtype, device=hidden.device)
-        for part in parts_of(weight):
-            torch.mm(hidden.to(dtype), weight[part].to(dtype).T, out=x[:, part])
+        if weight.device.type == "cuda":
+            x = torch.mm(hidden, weight.T, out_dtype=dtype)
+        else:
+            x = torch.empty((hidden.shape[0], weight.shape[0]), dtype=dtype, device=weight.device)
+            for part in parts_of(weight):
+                torch.mm(hidden.to(dtype), weight[part].to(dtype).T, out=x[:, part])
         return x if bias is None else x.add_(bias)
 
     def product(self, xp: Any, g: Any, weight: Any) -> Any:
-        return g.to(weight.dtype) @ weight
+        if _multiplies_fast(weight):
+            return g.to(weight.dtype) @ weight
+        return sum(g[:, part] @ weight[part].to(g.dtype) for part in parts_of(weight))
 
     def add_product(self, xp: Any, total: Any, g: Any, hidden: Any) -> Any:
-        if not self._is_computed(total, g, hidden):
+        if not self.is_computed(total, g, hidden):
             return super().add_product(xp, total, g, hidden)
-        if hidden.dtype == total.dtype:
-            return total.addmm_(g.T, hidden)
-        return total.add_(g.to(hidden.dtype).T @ hidden)
+        if hidden.dtype == total.dtype or not _multiplies_fast(hidden):
+            return total.addmm_(g.T, hidden.to(total.dtype))
+        g = g.to(hidden.dtype)
+        for part in parts_of(total):
+            total[part] += g[:, part].T @ hidden
+        return total
 
-    def _is_computed(self, *arrays: Any) -> bool:
+    def is_computed(self, *arrays: Any) -> bool:
         """Whether arrays hold values and nobody asks how they were computed: they may be written to."""
         return all(a is None or (self._is_plain(a) and not _may_differentiate(a)) for a in arrays)
 
@@ -209,6 +217,11 @@ def _from_numpy(array: Any) -> Any:
 
 def _is_some(array: Any) -> bool:
     return array is not None
+
+
+def _multiplies_fast(array: Any) -> bool:
+    """Whether matrices of its dtype are multiplied at least as fast as in float32, and summed in that."""
+    return bool(array.dtype != torch.float16 or array.device.type != "cpu")
 
 
 def _may_differentiate(array: Any) -> bool:
@@ -309,30 +322,28 @@ class _Linear(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, empty: Any, *arrays: Any) -> Any:
-        task, kept = empty.filled(arrays), ()
+        task = empty.filled(arrays)
+        ctx.empty, ctx.gradients = empty, None
+        ctx.save_for_backward(*arrays)
         if task.recompute:
-            (loss,) = task.at_once()
-        else:
-            losses, *kept = task.losses_and_gradients(*(ctx.needs_input_grad[i + 1] for i in LAYER))
-            loss = task.options.backend.sum(task.xp, losses)
-        ctx.empty = empty
-        ctx.save_for_backward(*arrays, *kept)
-        return loss
+            return task.at_once()[0]
+        losses, *ctx.gradients = task.losses_and_gradients(*(ctx.needs_input_grad[i + 1] for i in LAYER))
+        return task.options.backend.sum(task.xp, losses)
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Any) -> Any:
-        (c,), needed = cotangents, ctx.needs_input_grad[1:]
-        arrays, kept = ctx.saved_tensors[: len(needed)], ctx.saved_tensors[len(needed) :]
+        (c,), arrays, needed = cotangents, ctx.saved_tensors, ctx.needs_input_grad[1:]
         task = ctx.empty.filled(arrays)
         found: list[Any] = [None] * len(arrays)
         if not torch.is_grad_enabled():  # nobody differentiates this
-            if kept:
-                kept = [None if g is None else (g * c).to(g.dtype) for g in kept]
-            else:
+            gradients, ctx.gradients = ctx.gradients, None  # written to here: whoever comes again has new ones
+            if gradients is None or not BACKEND.is_computed(c):
                 hidden, labels, a, *shared = arrays
                 scaled = task.filled((hidden, labels, torch.where(a == 0, a, a * c), *shared))
-                kept = scaled.losses_and_gradients(*(needed[i] for i in LAYER))[1:]
-            for i, gradient in zip(LAYER, kept, strict=True):
+                gradients = scaled.losses_and_gradients(*(needed[i] for i in LAYER))[1:]
+            else:
+                gradients = [None if g is None else g.mul_(c) for g in gradients]
+            for i, gradient in zip(LAYER, gradients, strict=True):
                 found[i] = gradient
         others = [i for i, is_needed in enumerate(needed) if is_needed and found[i] is None]
         if others:
