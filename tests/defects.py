@@ -6,7 +6,9 @@ A defect is a change of the source: of a text that occurs once in one file, and 
 from collections.abc import Callable
 from typing import NamedTuple
 
-ROWS, CHECK, FUNCTIONS, BACKEND = (f"xent_any/_{name}.py" for name in ("rows", "check", "functions", "backend"))
+ROWS, CHECK, FUNCTIONS, BACKEND, LINEAR = (
+    f"xent_any/_{name}.py" for name in ("rows", "check", "functions", "backend", "linear")
+)
 NUMPY, STRICT, TORCH, JAX = (
     f"backends/xent_any_backends/{name}.py" for name in ("numpy", "array_api_strict", "torch/_backend", "jax")
 )
@@ -780,4 +782,48 @@ broken(TORCH, "torch", error="vmap")(
     'return array.device.type == "cpu" and self._is_plain(array)',
     'return array.device.type == "cpu"',
     by="transforms.vmap.rows",
+)
+
+# The linear layer
+
+linear = broken(LINEAR)
+linear(
+    "bias forgotten in the gradient",
+    "d_bias = d_bias + xp.sum(g, axis=0)",
+    "d_bias = d_bias + 0 * xp.sum(g, axis=0)",
+    by="gradient.linear contract.linear.half",
+)
+linear(
+    "bias forgotten in the logits",
+    "self.options.backend.affine(self.xp, hidden, weight, bias, self.options.dtype)",
+    "self.options.backend.affine(self.xp, hidden, weight, None, self.options.dtype)",
+    by="gradient.linear",
+)
+broken(LINEAR, "array_api_strict")(  # NumPy leaves ignored rows out
+    "ignored rows that are not finite spoil the gradient of the weight",
+    "h = self._usable(rows[0], rows)",
+    "h = rows[0]",
+    by="contract.linear.ignored",
+)
+broken(NUMPY)(
+    "gradient of a layer's weight without the last block of rows",
+    "        totals, parts = step(totals, tuple(a[block] for a in task.rows))\n",
+    """        before = tuple(None if t is None else t.copy() for t in totals)
+        totals, parts = step(totals, tuple(a[block] for a in task.rows))
+        last = start + size >= (count if used is None else len(used)) and start
+        totals = (*before[:1], *totals[1:]) if last else totals
+""",
+    by="gradient.linear contract.linear.ignored",
+)
+broken(NUMPY)(
+    "gradient of a layer's weight is that of the last block of rows",
+    "total[part] += np.matmul(g[:, part].T, hidden)",
+    "total[part] = np.matmul(g[:, part].T, hidden)",
+    by="gradient.linear",
+)
+broken(NUMPY)(
+    "results of a layer's rows are those of its counted rows, in their order",
+    "            result[block] = part\n",
+    "            result[start : start + len(part)] = part\n",
+    by="gradient.linear contract.linear.ignored",
 )

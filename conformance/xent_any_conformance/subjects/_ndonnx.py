@@ -2,7 +2,7 @@
 
 import functools
 import importlib
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from importlib.metadata import version
 from typing import Any
 
@@ -40,6 +40,20 @@ class Models:
         return call
 
 
+def _arrays(result: Any) -> list[Any]:
+    """The arrays of a result: one, or a tuple of results, of which some may be None."""
+    if isinstance(result, tuple):
+        return [array for part in result for array in _arrays(part)]
+    return [] if result is None else [result]
+
+
+def _like(result: Any, arrays: Iterator[Any]) -> Any:
+    """A result of other arrays."""
+    if isinstance(result, tuple):
+        return tuple(_like(part, arrays) for part in result)
+    return None if result is None else next(arrays)
+
+
 @functools.cache
 def _model(function: Any, arrays: tuple[Any, ...], static: tuple[Any, ...]) -> Callable[[dict[str, Any]], Any]:
     onnxruntime = importlib.import_module("onnxruntime")  # the other subject does without
@@ -47,7 +61,7 @@ def _model(function: Any, arrays: tuple[Any, ...], static: tuple[Any, ...]) -> C
     given = inputs | {key: value for key, _, value in static}
     arguments = [given.pop(key) for key in sorted(key for key in given if isinstance(key, int))]
     result = function(*arguments, **given)
-    results = result if isinstance(result, tuple) else (result,)
+    results = _arrays(result)
     model = ndonnx.build(
         {f"x_{key}": array for key, array in inputs.items()},
         {f"y_{i}": array for i, array in enumerate(results)},
@@ -60,8 +74,7 @@ def _model(function: Any, arrays: tuple[Any, ...], static: tuple[Any, ...]) -> C
 
     def run(values: dict[str, Any]) -> Any:
         outputs = session.run(None, {name: values[name] for name in names})
-        made = tuple(ndonnx.asarray(np.asarray(output)) for output in outputs)
-        return made if isinstance(result, tuple) else made[0]
+        return _like(result, (ndonnx.asarray(np.asarray(output)) for output in outputs))
 
     return run
 

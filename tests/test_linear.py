@@ -1,0 +1,226 @@
+"""linear_cross_entropy: what is no check of a backend: memory, blocks, second derivatives, both policies."""
+
+import tracemalloc
+
+import numpy as np
+import pytest
+from conftest import require
+
+import xent_any
+
+RNG = np.random.default_rng(0)
+HIDDEN, WEIGHT, BIAS = RNG.normal(size=(6, 4)), RNG.normal(size=(7, 4)), RNG.normal(size=7)
+LABELS = np.asarray([0, 6, -100, 3, 3, 1])
+PROBABILITIES = RNG.random((6, 7))
+WEIGHTS = {"class_weight": RNG.random(7), "sample_weight": np.asarray([1, 0.25, 2, 0.5, 0.125, 3])}
+OPTIONS = {"label_smoothing": 0.1, "z_loss": 0.01, "softcap": 4.0}
+BLOCK = 2 * 2 * 7 * 8 * 2
+"""As max_bytes on NumPy and PyTorch: two rows at a time."""
+
+policies = pytest.mark.parametrize("recompute", [False, True])
+labels_of_both_kinds = pytest.mark.parametrize("labels", [LABELS, PROBABILITIES], ids=["index", "probabilities"])
+
+
+@labels_of_both_kinds
+@pytest.mark.parametrize("options", [{}, OPTIONS, OPTIONS | WEIGHTS], ids=["none", "numbers", "all"])
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+@pytest.mark.parametrize("max_bytes", [None, BLOCK, 1])
+def test_it_is_the_loss_of_the_logits(labels, options, reduction, max_bytes):
+    made = {**options, "reduction": reduction}
+    loss, (d_hidden, d_weight, d_bias) = xent_any.linear_cross_entropy_value_and_grad(
+        HIDDEN, WEIGHT, labels, bias=BIAS, max_bytes=max_bytes, **made
+    )
+    expected, g = xent_any.cross_entropy_value_and_grad(HIDDEN @ WEIGHT.T + BIAS, labels, **made)
+    np.testing.assert_allclose(loss, expected, rtol=1e-13)
+    np.testing.assert_allclose(d_hidden, g @ WEIGHT, rtol=1e-13, atol=1e-15)
+    np.testing.assert_allclose(d_weight, g.T @ HIDDEN, rtol=1e-12, atol=1e-15)
+    np.testing.assert_allclose(d_bias, g.sum(0), rtol=1e-12, atol=1e-15)
+    alone = xent_any.linear_cross_entropy(HIDDEN, WEIGHT, labels, bias=BIAS, max_bytes=max_bytes, **made)
+    np.testing.assert_array_equal(alone, loss)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+@pytest.mark.parametrize("mebibytes", [None, 64])
+def test_memory(dtype, mebibytes):
+    """The logits would take 320 MB."""
+    hidden, weight, labels = np.zeros((1600, 8), dtype), np.zeros((50_000, 8), dtype), np.zeros(1600, np.int64)
+    max_bytes = None if mebibytes is None else mebibytes << 20
+    tracemalloc.start()
+    try:
+        _, (d_hidden, d_weight, _) = xent_any.linear_cross_entropy_value_and_grad(
+            hidden, weight, labels, max_bytes=max_bytes
+        )
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    total = d_weight.size * 4 if dtype == np.float16 else 0  # the sum of the gradient in float32
+    assert peak - d_hidden.nbytes - d_weight.nbytes - total < (max_bytes or 1 << 28)
+
+
+def test_no_rows():
+    loss, found = xent_any.linear_cross_entropy_value_and_grad(HIDDEN[:0], WEIGHT, LABELS[:0], bias=BIAS)
+    assert np.isnan(loss)
+    assert [a.shape for a in found] == [(0, 4), (7, 4), (7,)]
+    assert not any(a.any() for a in found)
+    assert xent_any.linear_cross_entropy(HIDDEN[:0], WEIGHT, LABELS[:0], reduction="sum") == 0
+
+
+def test_arguments_are_not_written_to():
+    arrays = [a.copy() for a in (HIDDEN, WEIGHT, BIAS)]
+    for a in arrays:
+        a.flags.writeable = False
+    xent_any.linear_cross_entropy_value_and_grad(*arrays[:2], LABELS, bias=arrays[2], max_bytes=BLOCK)
+    views = [np.repeat(a, 2, axis=-1)[..., ::2] for a in (HIDDEN, WEIGHT)]
+    loss, found = xent_any.linear_cross_entropy_value_and_grad(*views, LABELS, max_bytes=BLOCK)
+    expected, exact = xent_any.linear_cross_entropy_value_and_grad(HIDDEN, WEIGHT, LABELS)
+    np.testing.assert_allclose(loss, expected, rtol=1e-13)
+    for a, b in zip(found[:2], exact[:2], strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-15)
+
+
+def of_torch(labels, recompute, reduction="mean", max_bytes=BLOCK):
+    """The loss as a function of tensors, and the tensors."""
+    import torch  # noqa: PLC0415
+
+    arrays = [torch.tensor(a, requires_grad=True) for a in (HIDDEN, WEIGHT, BIAS, *WEIGHTS.values())]
+    y = torch.tensor(labels)
+
+    def loss(hidden, weight, bias, class_weight, sample_weight):
+        return xent_any.linear_cross_entropy(
+            hidden,
+            weight,
+            y,
+            bias=bias,
+            class_weight=class_weight,
+            sample_weight=sample_weight,
+            reduction=reduction,
+            max_bytes=max_bytes,
+            recompute=recompute,
+            **OPTIONS,
+        )
+
+    return loss, arrays
+
+
+@policies
+@labels_of_both_kinds
+def test_torch_derivatives(labels, recompute):
+    require("torch")
+    from torch.autograd import gradcheck, gradgradcheck  # noqa: PLC0415
+
+    loss, arrays = of_torch(labels, recompute)
+    assert gradcheck(loss, arrays, check_forward_ad=True, check_batched_grad=True)
+    assert gradgradcheck(lambda *layer: loss(*layer, *arrays[3:]), arrays[:3])
+
+
+def test_torch_derivatives_of_each_row():
+    require("torch")
+    from torch.autograd import gradcheck  # noqa: PLC0415
+
+    assert gradcheck(*of_torch(LABELS, None, "none"), check_forward_ad=True)
+
+
+@policies
+def test_torch_backward_twice(recompute):
+    torch = require("torch").namespace()
+    loss, arrays = of_torch(LABELS, recompute)
+    value = loss(*arrays)
+    first = torch.autograd.grad(3 * value, arrays, retain_graph=True)
+    again = torch.autograd.grad(3 * value, arrays)
+    for a, b in zip(first, again, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-13, atol=1e-15)
+
+
+@policies
+def test_torch_transforms(recompute):
+    torch = require("torch").namespace()
+    loss, arrays = of_torch(LABELS, recompute)
+    arrays = [a.detach() for a in arrays]
+
+    def of_logits(hidden, weight, bias, class_weight, sample_weight):
+        return xent_any.cross_entropy(
+            hidden @ weight.T + bias,
+            torch.asarray(LABELS),
+            class_weight=class_weight,
+            sample_weight=sample_weight,
+            **OPTIONS,
+        )
+
+    for transform in (torch.func.hessian, torch.func.jacfwd, torch.func.jacrev):
+        for i in range(3):
+            torch.testing.assert_close(
+                transform(loss, argnums=i)(*arrays), transform(of_logits, argnums=i)(*arrays), rtol=1e-11, atol=1e-13
+            )
+
+
+@policies
+def test_torch_compiled(recompute):
+    torch = require("torch").namespace()
+    loss, arrays = of_torch(LABELS, recompute)
+    value = torch.compile(loss, fullgraph=True)(*arrays)
+    torch.testing.assert_close(value, loss(*arrays), rtol=1e-13, atol=0)
+    found = torch.autograd.grad(value, arrays)
+    for a, b in zip(found, torch.autograd.grad(loss(*arrays), arrays), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-14)
+
+
+@policies
+def test_torch_asks_for_some_gradients(recompute):
+    torch = require("torch").namespace()
+    loss, arrays = of_torch(LABELS, recompute)
+    expected = torch.autograd.grad(loss(*arrays), arrays[:3])
+    for i in range(3):
+        alone = [a.detach().requires_grad_(j == i) for j, a in enumerate(arrays)]
+        loss(*alone).backward()
+        torch.testing.assert_close(alone[i].grad, expected[i], rtol=1e-13, atol=1e-15)
+
+
+@policies
+@labels_of_both_kinds
+def test_jax_derivatives(labels, recompute):
+    require("jax")
+    import jax  # noqa: PLC0415
+    import jax.numpy as jnp  # noqa: PLC0415
+    from jax.test_util import check_grads  # noqa: PLC0415
+
+    with jax.enable_x64(True):
+        y = jnp.asarray(labels)
+        arrays = [jnp.asarray(a) for a in (HIDDEN, WEIGHT, BIAS, *WEIGHTS.values())]
+
+        def loss(*arrays):
+            hidden, weight, bias, class_weight, sample_weight = map(jnp.asarray, arrays)
+            return xent_any.linear_cross_entropy(
+                hidden,
+                weight,
+                y,
+                bias=bias,
+                class_weight=class_weight,
+                sample_weight=sample_weight,
+                max_bytes=8 * 4 * 7 * 8,  # four rows at a time, then two
+                recompute=recompute,
+                **OPTIONS,
+            )
+
+        def of_logits(hidden, weight, bias, class_weight, sample_weight):
+            weights = {"class_weight": class_weight, "sample_weight": sample_weight}
+            return xent_any.cross_entropy(hidden @ weight.T + bias, y, **weights, **OPTIONS)
+
+        check_grads(loss, arrays, 2, modes=("fwd", "rev"), rtol=1e-5, atol=1e-6)
+        for f in (lambda f: jax.jit(jax.grad(f, 1)), lambda f: jax.hessian(f, 1)):
+            np.testing.assert_allclose(f(loss)(*arrays), f(of_logits)(*arrays), rtol=1e-10, atol=1e-13)
+
+
+@policies
+def test_jax_holds_a_block(recompute):
+    """What XLA allocates beside the results: blocks, not the logits."""
+    require("jax")
+    import jax  # noqa: PLC0415
+    import jax.numpy as jnp  # noqa: PLC0415
+
+    hidden, weight, labels = jnp.zeros((1024, 8), "float32"), jnp.zeros((20_000, 8), "float32"), jnp.zeros(1024, int)
+    size = 16 << 20
+    f = jax.value_and_grad(
+        lambda h, w: xent_any.linear_cross_entropy(h, w, labels, max_bytes=size, recompute=recompute), (0, 1)
+    )
+    memory = jax.jit(f).lower(hidden, weight).compile().memory_analysis()
+    assert memory.temp_size_in_bytes < size < 20_000 * 1024 * 4 / 4
