@@ -23,6 +23,7 @@ from xent_any_backends.torch import _functional, _modules  # noqa: E402
 
 FUNCTIONS = ["binary_cross_entropy_with_logits", "cross_entropy", "log_softmax", "nll_loss", "softmax"]
 MODULES = ["BCEWithLogitsLoss", "CrossEntropyLoss", "NLLLoss"]
+LINEAR = ["LinearCrossEntropyLoss"] if hasattr(torch.nn, "LinearCrossEntropyLoss") else []  # see test_torch_linear
 REDUCTIONS = ["none", "mean", "sum"]
 # A few roundings to the dtype; in float64 the reference has them as well.
 RTOL = {torch.float16: 2e-3, torch.bfloat16: 2e-2, torch.float32: 2e-6, torch.float64: 1e-13}
@@ -736,6 +737,7 @@ def test_module_samples_of_pytorch(internal, name):
 @pytest.mark.parametrize("module", [_functional, _modules])
 def test_examples(module):
     tests = [test for test in doctest.DocTestFinder().find(module) if test.examples]
-    assert {test.name.rpartition(".")[2] for test in tests} == set(FUNCTIONS if module is _functional else MODULES)
+    expected = {"linear_cross_entropy", *FUNCTIONS} if module is _functional else {*MODULES, *LINEAR}
+    assert {test.name.rpartition(".")[2] for test in tests} == expected
     for test in tests:
         assert doctest.DocTestRunner(optionflags=doctest.ELLIPSIS).run(test).failed == 0

@@ -5,6 +5,7 @@ not fit together are handed to PyTorch's own function, which says what is wrong 
 them is nothing that the core computes: no classes, the softmax of a number, nested tensors, complex binary targets.
 """
 
+import contextlib
 import functools
 import math
 from collections.abc import Callable, Sequence
@@ -19,7 +20,7 @@ from torch.overrides import handle_torch_function, has_torch_function
 import xent_any
 from xent_any._functions import Reduction
 
-from ._backend import BACKEND
+from ._backend import BACKEND, IN_NUMPY
 
 _HALF = (torch.float16, torch.bfloat16)
 _FLOATING = (*_HALF, torch.float32, torch.float64)
@@ -289,6 +290,119 @@ def binary_cross_entropy_with_logits(
 
 
 @_overridable
+def linear_cross_entropy(
+    input: Tensor,  # noqa: A002
+    linear_weight: Tensor,
+    target: Tensor,
+    *,
+    linear_bias: Tensor | None = None,
+    weight: Tensor | None = None,
+    reduction: str = "mean",
+    ignore_index: int | None = None,
+    label_smoothing: float = 0.0,
+    options: "torch.nn.LinearCrossEntropyOptions | None" = None,
+) -> Tensor:
+    """`torch.nn.functional.linear_cross_entropy` of PyTorch 2.13, computed by `xent_any.linear_cross_entropy`.
+
+    The logits are computed a block of rows at a time and never all held, whatever `options` say.
+
+    Parameters
+    ----------
+    input : Tensor of float16, bfloat16, float32 or float64, shape (D,) or (N, D)
+        The inputs of the linear layer. Half precision is computed in float32, the logits among it.
+    linear_weight : Tensor of the dtype of `input`, shape (C, D) or (C, d_1, ..., d_K, D)
+        The weight of the layer. With more than two dimensions, each position of the K dimensions has a layer of its own
+        and a row of its own to classify, and `input` must be (N, D). Then all logits are computed, by
+        `torch.nn.functional.linear`, and held, as in PyTorch; `cross_entropy` is what is computed of them.
+    target : Tensor
+        Class indices, of any integer dtype, of shape (), (N,) or (N, d_1, ..., d_K). Or class probabilities, of a
+        floating dtype, of shape (C,), (N, C) or (N, C, d_1, ..., d_K); their sum may differ from 1.
+    linear_bias : Tensor of the dtype of `input`, shape (C,) or (C, d_1, ..., d_K), optional
+        The bias of the layer.
+    weight, reduction, label_smoothing
+        As in `cross_entropy`.
+    ignore_index : int, optional
+        As in `cross_entropy`: None is -100 for indices, and must be None for probabilities.
+    options : torch.nn.LinearCrossEntropyOptions, optional
+        `batch_chunk_size`, or a `chunking_method` other than "auto", says how many rows a block has at most; otherwise
+        `xent_any.linear_cross_entropy` does. The other options have no effect.
+
+    Returns
+    -------
+    Tensor
+        Of the dtype that PyTorch returns for ``options=None``, which is what `cross_entropy` returns for the logits. A
+        number, or of the shape of the class indices for ``reduction="none"``.
+
+    Raises
+    ------
+    TypeError, ValueError, RuntimeError, NotImplementedError, IndexError
+        As `cross_entropy`; those of PyTorch for a layer that does not fit.
+
+    Notes
+    -----
+    The differences from PyTorch are those of `cross_entropy`, and
+
+    * logits of half precision are not rounded to it;
+    * `options` can be had together with probabilities, label smoothing and every derivative that PyTorch has: a second
+      backward pass, higher orders, forward mode, `torch.func` and `torch.compile`;
+    * it is here in every PyTorch that this library supports.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from xent_any_backends.torch import linear_cross_entropy
+    >>> hidden, layer = torch.tensor([[1.0, 2.0]]), torch.tensor([[2.0, 0.0], [1.0, 0.0], [0.0, 0.0]])
+    >>> linear_cross_entropy(hidden, layer, torch.tensor([0]))
+    tensor(0.4076)
+    """
+    ignored = -100 if ignore_index is None else ignore_index
+    logits = _linear_shaped(input, linear_weight, linear_bias)
+    soft = logits is not None and logits.shape == target.shape
+    fits = _fits(logits, target, weight, soft) and label_smoothing <= 1 and not (soft and ignore_index is not None)
+    if fits and linear_weight.ndim == 2:
+        name = _REDUCTIONS[_reduction.get_enum(reduction)]
+        dtype = _result_dtype(logits, target, weight) if soft else _result_dtype(logits)
+        count = linear_weight.shape[0]
+        with torch.autocast(input.device.type, enabled=False) if _is_autocast(input) else contextlib.nullcontext():
+            loss: Tensor = xent_any.linear_cross_entropy(
+                input.to(logits.dtype),
+                linear_weight.to(logits.dtype),
+                target if soft else _of_rows(logits, target),
+                bias=None if linear_bias is None else linear_bias.to(logits.dtype),
+                class_weight=weight,
+                ignore_index=ignored,
+                label_smoothing=label_smoothing,
+                reduction=name,
+                denominator=float(logits.numel() // count) or None if soft and name == "mean" else None,
+                max_bytes=_chunk_bytes(options, input, count),
+            )
+        return loss.to(dtype)
+    theirs = getattr(F, "linear_cross_entropy", None)
+    if not fits and theirs is not None:
+        result: Tensor = theirs(
+            input,
+            linear_weight,
+            target,
+            linear_bias=linear_bias,
+            weight=weight,
+            reduction=reduction,
+            ignore_index=ignore_index,
+            label_smoothing=label_smoothing,
+            options=options,
+        )
+        return result
+    if logits is None or (soft and ignore_index is not None):
+        raise ValueError(
+            "expected input (D,) or (N, D), linear_weight (C, D) or (C, d_1, ..., d_K, D) and linear_bias like that "
+            "without D, of one floating dtype and on one device, and no ignore_index for probabilities"
+        )
+    flat = None if linear_bias is None else linear_bias.flatten()
+    x = F.linear(input, linear_weight.flatten(0, -2), flat)
+    x = x.reshape(*input.shape[:-1], *linear_weight.shape[:-1])
+    return cross_entropy(x, target, weight, ignore_index=ignored, reduction=reduction, label_smoothing=label_smoothing)
+
+
+@_overridable
 def log_softmax(
     input: Tensor,  # noqa: A002
     dim: int | None = None,
@@ -398,6 +512,34 @@ def _are_together(*tensors: Any) -> bool:
     return all(map(_is_dense, tensors)) and len({t.device for t in tensors}) == 1
 
 
+def _linear_shaped(x: Any, weight: Any, bias: Any) -> Any:
+    """What has the shape, dtype and device of a linear layer's logits and holds none; None for what is no layer."""
+    layer = (weight,) if bias is None else (weight, bias)
+    if not (
+        _are_together(x, *layer)
+        and x.ndim in (1, 2)
+        and weight.ndim >= 2
+        and x.shape[-1] == weight.shape[-1]
+        and (x.ndim == 2 or weight.ndim == 2)
+        and (bias is None or bias.shape == weight.shape[:-1])
+    ):
+        return None
+    dtypes = {_autocast_linear(t) for t in (x, *layer)}
+    if len(dtypes) > 1:
+        return None
+    return x.new_empty((), dtype=dtypes.pop()).expand(*x.shape[:-1], *weight.shape[:-1])
+
+
+def _chunk_bytes(options: Any, x: Tensor, count: int) -> int | None:
+    """The memory of a block of as many rows as the options of PyTorch ask for; None where they leave that open."""
+    if options is None or (options.batch_chunk_size is None and options.chunking_method == "auto"):
+        return None
+    rows = x.shape[0] if x.ndim == 2 else 1
+    sizes = {"num_batches": rows, "in_features": x.shape[-1], "num_classes": count}
+    rows = int(options._adjust(**sizes, dtype=x.dtype, device=x.device).batch_chunk_size)
+    return rows * count * IN_NUMPY.linear_arrays * (8 if x.dtype == torch.float64 else 4)
+
+
 def _can_weigh(weight: Any, logits: Tensor) -> bool:
     """Whether binary cross-entropy takes this as a weight."""
     return weight is None or (
@@ -428,10 +570,19 @@ def _result_dtype(*tensors: Tensor | None) -> torch.dtype:
     return functools.reduce(torch.promote_types, (_autocast(t) for t in tensors if t is not None))
 
 
-def _autocast(tensor: Tensor) -> torch.dtype:
+def _is_autocast(tensor: Tensor) -> bool:
     kind = tensor.device.type
-    if tensor.dtype in _HALF and torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
-        return torch.float32
+    return torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+
+
+def _autocast(tensor: Tensor) -> torch.dtype:
+    return torch.float32 if tensor.dtype in _HALF and _is_autocast(tensor) else tensor.dtype
+
+
+def _autocast_linear(tensor: Tensor) -> torch.dtype:
+    """The dtype in which a linear layer takes it."""
+    if tensor.dtype in (*_HALF, torch.float32) and _is_autocast(tensor):
+        return torch.get_autocast_dtype(tensor.device.type)
     return tensor.dtype
 
 

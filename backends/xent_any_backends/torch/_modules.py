@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from ._functional import binary_cross_entropy_with_logits, cross_entropy, nll_loss
+from ._functional import binary_cross_entropy_with_logits, cross_entropy, linear_cross_entropy, nll_loss
 
 
 class CrossEntropyLoss(torch.nn.CrossEntropyLoss):
@@ -105,3 +105,65 @@ class BCEWithLogitsLoss(torch.nn.BCEWithLogitsLoss):
             pos_weight=self.pos_weight,
             reduction=self.reduction,
         )
+
+
+if hasattr(torch.nn, "LinearCrossEntropyLoss"):
+
+    class LinearCrossEntropyLoss(torch.nn.LinearCrossEntropyLoss):
+        """`torch.nn.LinearCrossEntropyLoss`, computed by `xent_any_backends.torch.linear_cross_entropy`.
+
+        Before PyTorch 2.13, which has it first, its construction is a `NotImplementedError`.
+
+        Parameters
+        ----------
+        in_features, num_classes : int
+            D and C, the sizes of the linear layer.
+        out_features : tuple of int, default ()
+            (d_1, ..., d_K).
+        bias : bool, default False
+            Whether the layer has one.
+        device, dtype
+            Of the layer.
+        reduction, weight, ignore_index, label_smoothing, options
+            As in `xent_any_backends.torch.linear_cross_entropy`; `weight` becomes a buffer.
+
+        Examples
+        --------
+        >>> import torch
+        >>> from xent_any_backends.torch import LinearCrossEntropyLoss
+        >>> loss = LinearCrossEntropyLoss(2, 3)
+        >>> loss.load_state_dict({"linear.weight": torch.tensor([[2.0, 0.0], [1.0, 0.0], [0.0, 0.0]])})
+        <All keys matched successfully>
+        >>> loss(torch.tensor([[1.0, 2.0]]), torch.tensor([0])).backward()
+        >>> loss.linear.weight.grad
+        tensor([[-0.3348, -0.6695],
+                [ 0.2447,  0.4895],
+                [ 0.0900,  0.1801]])
+        """
+
+        def forward(self, input: Tensor, target: Tensor) -> Tensor:  # noqa: A002
+            """The loss; the arguments are those of `xent_any_backends.torch.linear_cross_entropy`."""
+            lead = (self.num_classes, *self.out_features)
+            bias = self.linear.bias
+            return linear_cross_entropy(
+                input,
+                self.linear.weight.reshape(*lead, self.linear.in_features),
+                target,
+                linear_bias=None if bias is None else bias.reshape(lead),
+                weight=self.weight,
+                reduction=self.reduction,
+                ignore_index=self.ignore_index,
+                label_smoothing=self.label_smoothing,
+                options=self.options,
+            )
+
+else:
+
+    class LinearCrossEntropyLoss(torch.nn.Module):  # type: ignore[no-redef]  # what there is of it before
+        """`torch.nn.LinearCrossEntropyLoss`, which this PyTorch has not: `linear_cross_entropy` is there."""
+
+        def __init__(self, *args: object, **kwargs: object) -> None:
+            raise NotImplementedError(
+                f"LinearCrossEntropyLoss: needs PyTorch 2.13 or newer, got {torch.__version__}; linear_cross_entropy "
+                "does not"
+            )
