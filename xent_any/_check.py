@@ -23,6 +23,34 @@ class Context(NamedTuple):
     backend: Backend
 
 
+class Indices(NamedTuple):
+    """How index labels are compared."""
+
+    dtype: Any  # that holds every class
+    ignored: int | None  # the label that is ignored, as it is in that dtype; None where no label can be it
+
+
+class Plan(NamedTuple):
+    """What dtypes, shapes and numbers decide, whatever the arrays hold: checked once for all calls alike."""
+
+    context: Context
+    options: Options
+    axis: int  # of the classes in the logits as given
+    classes: int
+    lead: tuple[int, ...]  # the shape of the unreduced loss
+    indices: Indices | None  # None where labels are probabilities
+    denominator: float | Array | None  # None for the sum of the weights
+
+
+PLANS: dict[Any, Plan] = {}
+"""By what was checked: a backend's signature of the arrays, none of which is held here, and numbers."""
+
+MOST_PLANS = 256
+
+HASHABLE = frozenset({int, float, str, type(None)})
+"""Types of numbers that say all about a number by being equal, and that nobody can change."""
+
+
 class Problem(NamedTuple):
     """Checked arguments, as what the kernels of `xent_any._rows` take."""
 
@@ -44,7 +72,7 @@ class Problem(NamedTuple):
         """Reduce a value of each row, which is scaled already."""
         if self.reduction == "none":
             return values
-        return self.context.backend.sum(self.context.xp, self.context.xp.reshape(values, (-1,)))
+        return self.context.backend.total(self.context.xp, values)
 
     def reduce(self, losses: Array) -> Array:
         """Reduce the losses of all rows, which are scaled already; the mean over nothing is NaN."""
@@ -74,17 +102,71 @@ def cross_entropy_problem(
     denominator: float | Array | None = None,
 ) -> tuple[Problem, Arrays]:
     """Check all arguments; return the problem and the `vectors`, arrays like the logits, with their classes last."""
+    numbers = (axis, ignore_index, label_smoothing, z_loss, softcap, reduction, denominator)
+    arrays = {name: logits, "labels": labels, **vectors, "class_weight": class_weight, "sample_weight": sample_weight}
+    backend = backend_of(type(logits))
+    key, types = backend.signature(tuple(arrays.values())), tuple(map(type, numbers))
+    if key is None or not HASHABLE.issuperset(types):
+        plan = planned(arrays, *numbers)
+    else:
+        key = backend, key, numbers, types
+        found = PLANS.get(key)
+        plan = planned(arrays, *numbers) if found is None else found
+        if found is None:
+            if len(PLANS) >= MOST_PLANS:
+                PLANS.clear()
+            PLANS[key] = plan
+    context, options, axis, count, shape, indices, denominator = plan
+    xp, dtype = context.xp, options.dtype
+    if class_weight is not None:
+        class_weight = checked_weight(context, "class_weight", class_weight, dtype)
+    x = classes_last(xp, logits, axis)
+    weight = None
+    if sample_weight is not None:
+        weight = checked_weight(context, "sample_weight", sample_weight, dtype)
+
+    total = None  # each row's share of the divisor, but for its sample weight
+    if indices is not None:
+        labels, ignored, wrong = class_indices(context, labels, count, indices, ignore_index)
+        if ignored is not None:
+            weight = xp.where(ignored, 0.0, backend.share(xp, x, dtype, (), 1.0) if weight is None else weight)
+        if class_weight is not None and denominator is None:
+            task = Task(_rows.label_weight, xp, options, (labels,), (class_weight,), shape)
+            (total,) = backend.run(task)
+    else:
+        labels = classes_last(xp, labels, axis)
+        task = Task(_rows.label_total, xp, options, (labels,), (class_weight,), shape)
+        (total,) = backend.run(task)
+        wrong = xp.isnan(total)
+        position = first_true(context, wrong)
+        if position is not None:
+            row = f"row {shape_text(position)}" if position else "the row"
+            raise ValueError(f"labels: expected probabilities, finite and not negative, but {row} has another value")
+    scale, divisor = scaled(context, x, dtype, shape, weight, total, wrong, denominator)
+    problem = Problem(context, options, axis, shape, (x, labels, scale), (class_weight,), divisor, reduction)
+    return problem, tuple(classes_last(xp, vector, axis) for vector in vectors.values())
+
+
+def planned(
+    arrays: Mapping[str, Array],
+    axis: int,
+    ignore_index: int | None,
+    label_smoothing: float,
+    z_loss: float,
+    softcap: float | None,
+    reduction: str,
+    denominator: float | Array | None,
+) -> Plan:
+    """Check all that does not depend on what the arrays hold: the logits, the labels, vectors and weights."""
     denominator = checked_denominator(denominator, reduction)
-    context = one_library(
-        {name: logits, "labels": labels, **vectors, "class_weight": class_weight, "sample_weight": sample_weight}
-        | ({} if isinstance(denominator, float) else {"denominator": denominator})
-    )
+    context = one_library({**arrays, "denominator": None if isinstance(denominator, float) else denominator})
     xp, backend = context
+    (name, logits), (_, labels), *vectors, (_, class_weight), (_, sample_weight) = tuple(arrays.items())
     require_floating(xp, name, logits)
     axis = class_axis(logits, axis, name)
     count = logits.shape[axis]
     shape = logits.shape[:axis] + logits.shape[axis + 1 :]
-    for key, vector in vectors.items():
+    for key, vector in vectors:
         require_shape(key, vector, logits.shape, f"that of {name}")
         if vector.dtype != logits.dtype:
             raise TypeError(
@@ -104,40 +186,20 @@ def cross_entropy_problem(
     )
     if class_weight is not None:
         require_shape("class_weight", class_weight, (count,), "one for each class")
-        class_weight = checked_weight(context, "class_weight", class_weight, dtype)
-    x = classes_last(xp, logits, axis)
-    one, weight = once(context, x, dtype), None
     if sample_weight is not None:
         require_shape("sample_weight", sample_weight, shape, "that of the unreduced loss")
-        weight = checked_weight(context, "sample_weight", sample_weight, dtype)
-
-    total = None  # each row's share of the divisor, but for its sample weight
+    indices = None
     if xp.isdtype(labels.dtype, "integral"):
         require_shape("labels", labels, shape, "that of {} {} without axis {}", name, logits.shape, axis)
-        labels, ignored, wrong = class_indices(context, labels, count, ignore_index)
-        if ignored is not None:
-            weight = xp.where(ignored, 0.0, one if weight is None else weight)
-        if class_weight is not None and reduction == "mean" and denominator is None:
-            task = Task(_rows.label_weight, xp, options, (labels,), (class_weight,), shape)
-            (total,) = backend.run(task)
+        indices = index_dtype(context, labels, ignore_index)
     elif xp.isdtype(labels.dtype, "real floating"):
         require_shape("labels", labels, logits.shape, f"that of {name}, for class probabilities")
-        labels = classes_last(xp, labels, axis)
-        task = Task(_rows.label_total, xp, options, (labels,), (class_weight,), shape)
-        (total,) = backend.run(task)
-        wrong = xp.isnan(total)
-        position = first_true(context, wrong)
-        if position is not None:
-            row = f"row {shape_text(position)}" if position else "the row"
-            raise ValueError(f"labels: expected probabilities, finite and not negative, but {row} has another value")
     else:
         raise TypeError(
             "labels: expected an integer dtype (class indices) or a real floating one (class probabilities), "
             f"got {dtype_text(labels.dtype)}"
         )
-    scale, divisor = scaled(context, one, shape, weight, total, wrong, denominator if reduction == "mean" else 1.0)
-    problem = Problem(context, options, axis, shape, (x, labels, scale), (class_weight,), divisor, reduction)
-    return problem, tuple(classes_last(xp, vector, axis) for vector in vectors.values())
+    return Plan(context, options, axis, count, shape, indices, denominator if reduction == "mean" else 1.0)
 
 
 def binary_problem(
@@ -170,9 +232,8 @@ def binary_problem(
         position = first_true(context, ~((values >= 0) & (values <= 1)))
         if position is not None:
             raise ValueError(f"labels: expected probabilities in [0, 1], but {at(xp, 'labels', labels, position)}")
-    one = once(context, logits, dtype)
     if isinstance(pos_weight, float):
-        pos_weight = xp.broadcast_to(one * pos_weight, logits.shape)
+        pos_weight = xp.broadcast_to(backend.share(xp, logits, dtype, (), 1.0) * pos_weight, logits.shape)
     elif pos_weight is not None:
         sizes = zip(reversed(pos_weight.shape), reversed(logits.shape), strict=False)
         if pos_weight.ndim > logits.ndim or any(given not in (1, size) for given, size in sizes):
@@ -186,7 +247,7 @@ def binary_problem(
         require_shape("sample_weight", sample_weight, logits.shape, "that of logits")
         weight = checked_weight(context, "sample_weight", sample_weight, dtype)
     divisor = denominator if reduction == "mean" else 1.0
-    scale, divisor = scaled(context, one, logits.shape, weight, None, None, divisor)
+    scale, divisor = scaled(context, logits, dtype, logits.shape, weight, None, None, divisor)
     options = Options(dtype, backend)
     return Problem(context, options, -1, logits.shape, (logits, labels, pos_weight, scale), (), divisor, reduction)
 
@@ -300,13 +361,7 @@ def checked_weight(context: Context, name: str, weight: Array, dtype: Any, *, po
     return xp.where(wrong, NAN, values)
 
 
-def class_indices(
-    context: Context, labels: Array, count: int, ignore_index: int | None
-) -> tuple[Array, Array | None, Array | None]:
-    """Index labels in a dtype that holds every class; which of them are ignored, and which are wrong.
-
-    None for those where it is known that there are none.
-    """
+def index_dtype(context: Context, labels: Array, ignore_index: int | None) -> Indices:
     xp, backend = context
     if ignore_index is not None and (isinstance(ignore_index, bool) or not hasattr(ignore_index, "__index__")):
         raise TypeError(f"ignore_index: expected an integer or None, got {type(ignore_index).__name__}")
@@ -315,14 +370,25 @@ def class_indices(
     size = 2 * (int(xp.iinfo(default).max) + 1)
     # Labels no wider than the default integer are compared in it. Unsigned ones that do not fit turn negative there,
     # which is no class.
-    y = _rows.cast(xp, labels, default) if info.max < size else labels
-    largest = xp.iinfo(y.dtype).max
+    dtype = default if info.max < size else labels.dtype
     value = None if ignore_index is None else operator.index(ignore_index)
     if value is not None:
-        value = None if not info.min <= value <= info.max else value if value <= largest else value - size
+        value = None if not info.min <= value <= info.max else value if value <= xp.iinfo(dtype).max else value - size
+    return Indices(dtype, value)
+
+
+def class_indices(
+    context: Context, labels: Array, count: int, indices: Indices, ignore_index: int | None
+) -> tuple[Array, Array | None, Array | None]:
+    """Index labels in a dtype that holds every class; which of them are ignored, and which are wrong.
+
+    None for those where it is known that there are none.
+    """
+    xp = context.xp
+    y, value = _rows.cast(xp, labels, indices.dtype), indices.ignored
     if all_within(context, y, count, value):
         return y, None, None
-    wrong = (y < 0) | (y >= count) if count <= largest else y < 0
+    wrong = (y < 0) | (y >= count) if count <= xp.iinfo(y.dtype).max else y < 0
     ignored = None
     if value is not None:
         ignored = y == value
@@ -338,24 +404,17 @@ def class_indices(
 
 def all_within(context: Context, y: Array, count: int, ignored: int | None) -> bool:
     """Whether it can be read that all labels are classes, and that none of them is ignored."""
-    if 0 in y.shape or not context.backend.is_readable(y):
+    extent = None if 0 in y.shape else context.backend.extent(context.xp, y)
+    if extent is None:
         return False
-    low, high = context.xp.min(y), context.xp.max(y)
-    if not context.backend.is_readable(low):  # an operation on a readable array may be traced
-        return False
-    low, high = int(low), int(high)
+    low, high = extent
     return low >= 0 and high < count and (ignored is None or not low <= ignored <= high)
-
-
-def once(context: Context, like: Array, dtype: Any) -> Array:
-    """The number 1, where `like` lies: held once for all elements that it is broadcast to."""
-    one = context.backend.arange(context.xp, like, 1) + 1
-    return _rows.cast(context.xp, context.xp.reshape(one, ()), dtype)
 
 
 def scaled(
     context: Context,
-    one: Array,
+    like: Array,
+    dtype: Any,
     shape: tuple[int, ...],
     weight: Array | None,
     total: Array | None,
@@ -367,16 +426,20 @@ def scaled(
     That sum is of ``weight * total``, each being 1 if it is None; a wrong label's row has no part in it: its NaN is
     its own.
     """
-    xp = context.xp
+    xp, backend = context
     divisor = None
-    size = math.prod(shape)
-    if denominator is None and weight is None and total is None and wrong is None and size > 0:
-        denominator = float(size)
-    weight = one if weight is None else weight
+    if weight is None and total is None and wrong is None:
+        size = math.prod(shape)
+        if denominator is None and size > 0:
+            denominator = float(size)
+        if isinstance(denominator, float):
+            return backend.share(xp, like, dtype, shape, denominator), None
+    if weight is None:
+        weight = backend.share(xp, like, dtype, (), 1.0)
     if denominator is None:
         counted = xp.broadcast_to(weight if total is None else weight * total, shape)
         counted = counted if wrong is None else xp.where(wrong, 0.0, counted)
-        divisor = context.backend.sum(xp, xp.reshape(counted, (-1,)))
+        divisor = backend.total(xp, counted)
         divisor = xp.where(divisor < INF, divisor, NAN)  # or all weights would silently turn to 0
         weight = xp.where(divisor == 0, 0.0, weight / xp.where(divisor == 0, 1.0, divisor))
     elif not isinstance(denominator, float):

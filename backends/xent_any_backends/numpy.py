@@ -34,6 +34,12 @@ class NumPy(Backend):
     def to_numpy(self, array: Any) -> Any:
         return array
 
+    def share(self, xp: Any, like: Any, dtype: Any, shape: tuple[int, ...], parts: float) -> Any:
+        return _share(dtype, shape, parts)
+
+    def extent(self, xp: Any, a: Any) -> tuple[int, int]:
+        return int(np.minimum.reduce(a, axis=None)), int(np.maximum.reduce(a, axis=None))
+
     def load(self, xp: Any, a: Any, dtype: Any) -> Any:
         if a.shape[-1] <= FEW and a.size >= MANY:
             # Over a short last axis NumPy's reductions take fifty times as long as over a long one.
@@ -47,7 +53,7 @@ class NumPy(Backend):
 
     def top(self, xp: Any, x: Any) -> tuple[Any, Any]:
         if x.flags.c_contiguous:
-            k = np.argmax(x, axis=-1)
+            k = x.argmax(axis=-1)
             return k, self.pick(xp, x, k)
         m = np.max(x, axis=-1)
         backwards = np.arange(x.shape[-1], 0, -1, dtype=np.uint8)
@@ -102,6 +108,11 @@ class NumPy(Backend):
             return super().sum(xp, a)
         return self._summed(np.ascontiguousarray(a))
 
+    def total(self, xp: Any, a: Any) -> Any:
+        if a.dtype == np.float32:
+            return np.add.reduce(a, axis=None, dtype=np.float64).astype(np.float32)
+        return super().total(xp, a)
+
     def dot(self, xp: Any, a: Any, b: Any) -> Any:
         if a.shape[-1] <= FEW or not (a.flags.c_contiguous and b.flags.c_contiguous):
             return super().dot(xp, a, b)
@@ -116,7 +127,12 @@ class NumPy(Backend):
         return self.sum(np, np.einsum(terms, *chunks)) + np.einsum(terms, *(a[..., end:] for a in factors))
 
     def may_hold(self, xp: Any, condition: Any) -> bool:
-        return bool(condition.any())
+        return bool(np.count_nonzero(condition))
+
+    def signature(self, arrays: Sequence[Any]) -> Any:
+        if not PLAIN.issuperset(map(type, arrays)):
+            return None
+        return tuple([None if a is None else (a.dtype, a.shape) for a in arrays])
 
     def rejects(self, array: Any) -> str | None:
         if isinstance(array, np.ma.MaskedArray | np.matrix):  # their arithmetic is another
@@ -129,11 +145,10 @@ class NumPy(Backend):
     def run(self, task: Task) -> tuple[Any, ...]:
         if not PLAIN.issuperset(map(type, task.arrays)):
             task = task.filled([np.asarray(a) if isinstance(a, np.ndarray) else a for a in task.arrays])
-        count, size = math.prod(task.lead), task.row_bytes()
-        if count * size <= SMALL:
+        if task.rows[0].nbytes <= SMALL:
             with np.errstate(all="ignore"):
                 return task.at_once()
-        threads = self.threads()
+        count, size, threads = math.prod(task.lead), task.row_bytes(), self.threads()
         share = size * -(-count // threads)
         return task.in_blocks(min(max(share, self.block_bytes // 2), self.block_bytes), partial(_in_threads, threads))
 
@@ -226,6 +241,11 @@ def _positions(a: Any, k: Any) -> Any:
 @lru_cache(16)  # blocks are alike
 def _firsts(shape: tuple[int, ...], step: int) -> Any:
     return np.arange(0, math.prod(shape) * step, step).reshape(shape)
+
+
+@lru_cache(16)
+def _share(dtype: Any, shape: tuple[int, ...], parts: float) -> Any:
+    return np.broadcast_to(np.ones((), dtype) / parts, shape)
 
 
 def _in_threads(count: int, pieces: Sequence[Piece]) -> None:
