@@ -49,7 +49,7 @@ class Task:
 
     def run(self, kernel: Kernel, rows: Arrays) -> Arrays:
         """Have the backend run another kernel, with the same options, on other rows."""
-        return self.options.backend.run(replace(self, kernel=kernel, rows=rows))
+        return self.options.backend.run(Task(kernel, self.xp, self.options, rows, self.shared, self.lead))
 
     @property
     def arrays(self) -> Arrays:
@@ -58,8 +58,8 @@ class Task:
 
     def filled(self, arrays: Sequence[Array | None]) -> "Task":
         """The same task with other `arrays`."""
-        count = len(self.rows)
-        return replace(self, rows=tuple(arrays[:count]), shared=tuple(arrays[count:]))
+        rows, shared = tuple(arrays[: len(self.rows)]), tuple(arrays[len(self.rows) :])
+        return Task(self.kernel, self.xp, self.options, rows, shared, self.lead)
 
     def emptied(self) -> "Task":
         """The same task without its arrays, to be `filled` again; hashable."""

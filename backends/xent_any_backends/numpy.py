@@ -61,17 +61,22 @@ class NumPy(Backend):
         return (x.shape[-1] - np.maximum(first, 1)).astype(np.intp), m
 
     def pick(self, xp: Any, a: Any, k: Any) -> Any:
-        return a.take(k) if a.ndim == 1 else _flat(a).take(_positions(a, k))
+        if a.ndim == 1:
+            return a.take(k)
+        flat, positions = _places(a, k)
+        return flat.take(positions)
 
     def put(self, xp: Any, a: Any, k: Any, value: Any, *, owned: bool = False) -> Any:
         a = a if owned else a.copy(order="K")
-        _flat(a)[_positions(a, k)] = value
+        flat, positions = _places(a, k)
+        flat.put(positions, value)
         return a
 
     def lessen(self, xp: Any, a: Any, value: Any, k: Any = None) -> Any:
         if k is None:
             return np.subtract(a, value, out=a)
-        _flat(a)[_positions(a, k)] -= value
+        flat, positions = _places(a, k)
+        flat.put(positions, flat.take(positions) - value)
         return a
 
     def minus(self, xp: Any, x: Any, m: Any) -> Any:
@@ -202,7 +207,9 @@ class _Memory(threading.local):
         return self.kept[start : start + size].view(dtype).reshape(shape)
 
     def empty_like(self, x: Any) -> Any:
-        """Memory for an array like `x`, until the end of the block."""
+        """Memory for an array like `x`, until the end of the block; outside of one None, for what NumPy allocates."""
+        if self.used is None:
+            return None
         if x.flags.c_contiguous:
             return self.empty(x.shape, x.dtype)
         return _last_axis_last(self.empty((x.shape[-1], *x.shape[:-1]), x.dtype))
@@ -210,7 +217,9 @@ class _Memory(threading.local):
     def result_like(self, x: Any) -> Any:
         """The place of the result that is made of an array like `x`, or memory."""
         place = self.place
-        if place is not None and place.flags.c_contiguous and x.flags.c_contiguous and place.dtype == x.dtype:
+        if place is None:
+            return self.empty_like(x)
+        if place.flags.c_contiguous and x.flags.c_contiguous and place.dtype == x.dtype:
             return place
         return self.empty_like(x)
 
@@ -226,16 +235,11 @@ def _last_axis_last(a: Any) -> Any:
     return a.T if a.ndim == 2 else np.moveaxis(a, 0, -1)
 
 
-def _flat(a: Any) -> Any:
-    """The elements of an array that `load` laid out, or that was computed from one."""
-    return (a if a.flags.c_contiguous else _last_axis_first(a)).reshape(-1)
-
-
-def _positions(a: Any, k: Any) -> Any:
-    """Where in `_flat` the class k of each row is."""
+def _places(a: Any, k: Any) -> tuple[Any, Any]:
+    """The class k of each row of an array that `load` laid out, or that was computed from one: of what, and where."""
     if a.flags.c_contiguous:
-        return _firsts(k.shape, a.shape[-1]) + k
-    return _firsts(k.shape, 1) + k * k.size
+        return a, _firsts(k.shape, a.shape[-1]) + k
+    return _last_axis_first(a), _firsts(k.shape, 1) + k * k.size
 
 
 @lru_cache(16)  # blocks are alike

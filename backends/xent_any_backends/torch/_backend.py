@@ -1,7 +1,8 @@
 """How PyTorch runs the kernels, and where their derivatives are attached to its autograd."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -16,11 +17,15 @@ from torch._C._functorch import (
 from torch.autograd import forward_ad
 
 from xent_any import Backend, Task
+from xent_any._rows import loss
 
 from ..numpy import MEMORY, NumPy
 
 BFLOAT16 = np.dtype("V2")
 """Bits that NumPy does not compute with."""
+
+PLAIN = {torch.Tensor, torch.nn.Parameter}
+"""What is not a tensor of a class of its own."""
 
 _vjp: Any = torch.func.vjp  # which says that it returns two or three values
 
@@ -52,8 +57,21 @@ class Torch(Backend):
     def to_numpy(self, array: Any) -> Any:
         return array.detach().cpu().numpy()
 
+    def share(self, xp: Any, like: Any, dtype: Any, shape: tuple[int, ...], parts: float) -> Any:
+        if torch.compiler.is_compiling():
+            return super().share(xp, like, dtype, shape, parts)
+        return torch.full((), 1.0 / parts, dtype=dtype, device=like.device).expand(shape)
+
+    def extent(self, xp: Any, a: Any) -> tuple[int, int] | None:
+        return IN_NUMPY.extent(np, a.numpy()) if _are_numpys((a,)) else super().extent(xp, a)
+
+    def signature(self, arrays: Sequence[Any]) -> Any:
+        if not _are_plain(a for a in arrays if a is not None):
+            return None
+        return tuple([None if a is None else (a.dtype, a.shape, a.device) for a in arrays])
+
     def is_readable(self, array: Any) -> bool:
-        return array.device.type == "cpu" and self._is_plain(array)
+        return array.is_cpu and _are_plain((array,))
 
     def top(self, xp: Any, x: Any) -> tuple[Any, Any]:
         m, k = torch.max(x, dim=-1)
@@ -86,6 +104,12 @@ class Torch(Backend):
             return a.sum(-1)
         return a.sum(-1, dtype=torch.float64).to(a.dtype)
 
+    def total(self, xp: Any, a: Any) -> Any:
+        few = a.numel() <= 512
+        if torch.compiler.is_compiling() or not a.is_cpu or not (few or a.dtype == torch.float32):
+            return super().total(xp, a)
+        return a.sum() if few else a.sum(dtype=torch.float64).to(a.dtype)
+
     def run(self, task: Task) -> tuple[Any, ...]:
         if not task.lead:  # one row becomes a batch of one: forward mode gives numbers of no dimensions another dtype
             rows = tuple(None if a is None else a.unsqueeze(0) for a in task.rows)
@@ -95,28 +119,22 @@ class Torch(Backend):
             return self.compute(task)
         if not task.has_derivative or not _may_attach():
             return task.at_once()
-        function = _Compiled if torch.compiler.is_compiling() else _Eager
         a, b, c, d, e = (*task.arrays, *(None,) * 5)[:5]  # Dynamo cannot bind *arrays
-        results: tuple[Any, ...] = function.apply(task.emptied(), a, b, c, d, e)  # type: ignore[no-untyped-call]
+        if torch.compiler.is_compiling():
+            apply = _Compiled.apply
+        elif not _are_plain(arrays) or get_interpreter_stack():
+            apply = _Eager.apply
+        else:  # what that comes to, but for a look at the signature of `forward`, which takes longer than all the rest
+            apply = super(torch.autograd.Function, _Eager).apply
+        results: tuple[Any, ...] = apply(task.emptied(), a, b, c, d, e)  # type: ignore[no-untyped-call]
         return results
 
     def compute(self, task: Task) -> tuple[Any, ...]:
         """Run the task with no derivative attached, in blocks where there are values."""
         arrays = [a for a in task.arrays if a is not None]
-        if not all(map(self._is_plain, arrays)):
-            return task.at_once()
-        if all(a.device.type == "cpu" for a in arrays) and not get_interpreter_stack():
-            return _in_numpy(task)
-        return super().run(task)
-
-    def _is_plain(self, array: Any) -> bool:
-        """Whether `array` holds values: it is not traced, fake or inside a transform."""
-        return (
-            type(array) in (torch.Tensor, torch.nn.Parameter)
-            and not torch.compiler.is_compiling()
-            and not _is_transformed(array)
-            and torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.PROXY) is None  # make_fx records operations
-        )
+        if _are_numpys(arrays):
+            return tuple(map(_from_numpy, IN_NUMPY.run(_in_numpy(task))))
+        return super().run(task) if _are_plain(arrays) else task.at_once()
 
 
 class _NumPy(NumPy):
@@ -138,12 +156,29 @@ class _NumPy(NumPy):
         return super().store(xp, a, dtype)
 
 
-def _in_numpy(task: Task) -> tuple[Any, ...]:
-    """Run a task of tensors that NumPy can read."""
-    options = task.options._replace(dtype=getattr(np, str(task.options.dtype).rpartition(".")[2]), backend=IN_NUMPY)
+def _are_plain(arrays: Iterable[Any]) -> bool:
+    """Whether all hold values: none is traced, fake or inside a transform."""
+    if torch.compiler.is_compiling():
+        return False
+    if torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.PROXY) is not None:  # make_fx records operations
+        return False
+    return all(type(a) in PLAIN and not _is_transformed(a) for a in arrays)
+
+
+def _are_numpys(arrays: Sequence[Any]) -> bool:
+    """Whether NumPy computes with these."""
+    return _are_plain(arrays) and not get_interpreter_stack() and all(a.is_cpu for a in arrays)
+
+
+def _in_numpy(task: Task) -> Task:
+    """A task of tensors that NumPy can read, in NumPy."""
     rows, shared = (tuple(map(_to_numpy, arrays)) for arrays in (task.rows, task.shared))
-    results = IN_NUMPY.run(Task(task.kernel, np, options, rows, shared, task.lead))
-    return tuple(map(_from_numpy, results))
+    return Task(task.kernel, np, _numpys(task.options), rows, shared, task.lead)
+
+
+@lru_cache
+def _numpys(options: Any) -> Any:
+    return options._replace(dtype=getattr(np, str(options.dtype).rpartition(".")[2]), backend=IN_NUMPY)
 
 
 def _to_numpy(array: Any) -> Any:
@@ -172,6 +207,15 @@ def _may_differentiate(array: Any) -> bool:
 def _is_transformed(array: Any) -> bool:
     """Whether `array` is one of a transform of torch.func, or of autograd's batched gradients."""
     return is_functorch_wrapped_tensor(array) or is_legacy_batchedtensor(array)
+
+
+def _pulled_back(task: Task, cotangents: Sequence[Any]) -> Any:
+    """`Task.vjp`, in NumPy from beginning to end where no derivative of it may be asked for."""
+    arrays = [a for a in (*task.arrays, *cotangents) if a is not None]
+    if task.kernel is not loss or any(map(_may_differentiate, arrays)) or not _are_numpys(arrays):
+        return task.vjp(tuple(cotangents))
+    with np.errstate(all="ignore"):
+        return _from_numpy(_in_numpy(task).vjp(tuple(map(_to_numpy, cotangents))))
 
 
 def _may_attach() -> bool:
@@ -215,7 +259,7 @@ class _Compiled(torch.autograd.Function):
         if any(c is not None for c in cotangents):
             task = _filled(ctx.empty, arrays)
             if ctx.needs_input_grad[1]:
-                found[0] = task.vjp(cotangents)
+                found[0] = _pulled_back(task, cotangents)
             others = [i for i in range(1, len(arrays)) if ctx.needs_input_grad[i + 1]]
             if others:
                 results, pull = _vjp(task.partial(others), *(arrays[i] for i in others))
