@@ -1,7 +1,7 @@
 """What the Array API standard cannot say about a framework, and where it is found."""
 
 import math
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from importlib.metadata import EntryPoint, entry_points
@@ -158,12 +158,13 @@ class Piece(NamedTuple):
 class Backend:
     """How one framework runs the kernels; the defaults suit any array with ``__array_namespace__``.
 
-    A framework needs an adapter only to gain something: errors instead of NaN for wrong labels (`is_readable`),
-    blocks (`block_bytes`), single classes found, read and written by index instead of by comparing (`top`, `pick`,
-    `put`, `lessen`), another order in memory (`load`), memory that is written to again (`exp`, `minus`, `scaled`), sums
-    that need no array of their terms (`dot`, `others`), compilation (`run`), a line in `xent_any.backends()`. An
-    adapter is an instance of a subclass, published under the entry-point group ``xent_any.backends`` by the name of the
-    top-level module that the framework's array type is defined in.
+    A framework needs an adapter only to gain something: errors instead of NaN for wrong labels (`is_readable`,
+    `extent`), checks that calls alike share (`signature`, `share`), blocks (`block_bytes`), single classes found, read
+    and written by index instead of by comparing (`top`, `pick`, `put`, `lessen`), another order in memory (`load`),
+    memory that is written to again (`exp`, `minus`, `scaled`), sums that need no array of their terms (`dot`,
+    `others`), compilation (`run`), a line in `xent_any.backends()`. An adapter is an instance of a subclass, published
+    under the entry-point group ``xent_any.backends`` by the name of the top-level module that the framework's array
+    type is defined in.
 
     Attributes
     ----------
@@ -334,7 +335,7 @@ class Backend:
                 return results
         return always()
 
-    def signature(self, arrays: Sequence[Array | None]) -> Hashable:
+    def signature(self, arrays: Collection[Array | None]) -> Hashable:
         """Types, dtypes, shapes and devices: arrays of the same are checked once. None where they are not to be kept.
 
         That is, of arrays that are traced, or of classes that `rejects` may refuse. None of `arrays` may be held in it.

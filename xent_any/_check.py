@@ -43,12 +43,14 @@ class Plan(NamedTuple):
 
 
 PLANS: dict[Any, Plan] = {}
-"""By what was checked: a backend's signature of the arrays, none of which is held here, and numbers."""
+"""Plans by what they were made of: numbers, their types (1.0 is no axis, 1 is), and a signature of the arrays, of which
+none is held here."""
 
 MOST_PLANS = 256
+"""So many are kept; whoever has more shapes than that begins anew."""
 
 HASHABLE = frozenset({int, float, str, type(None)})
-"""Types of numbers that say all about a number by being equal, and that nobody can change."""
+"""Types whose values cannot be changed, and are the same if they are equal."""
 
 
 class Problem(NamedTuple):
@@ -104,20 +106,8 @@ def cross_entropy_problem(
     """Check all arguments; return the problem and the `vectors`, arrays like the logits, with their classes last."""
     numbers = (axis, ignore_index, label_smoothing, z_loss, softcap, reduction, denominator)
     arrays = {name: logits, "labels": labels, **vectors, "class_weight": class_weight, "sample_weight": sample_weight}
-    backend = backend_of(type(logits))
-    key, types = backend.signature(tuple(arrays.values())), tuple(map(type, numbers))
-    if key is None or not HASHABLE.issuperset(types):
-        plan = planned(arrays, *numbers)
-    else:
-        key = backend, key, numbers, types
-        found = PLANS.get(key)
-        plan = planned(arrays, *numbers) if found is None else found
-        if found is None:
-            if len(PLANS) >= MOST_PLANS:
-                PLANS.clear()
-            PLANS[key] = plan
-    context, options, axis, count, shape, indices, denominator = plan
-    xp, dtype = context.xp, options.dtype
+    context, options, axis, count, shape, indices, denominator = plan_of(arrays, numbers)
+    (xp, backend), dtype = context, options.dtype
     if class_weight is not None:
         class_weight = checked_weight(context, "class_weight", class_weight, dtype)
     x = classes_last(xp, logits, axis)
@@ -145,6 +135,22 @@ def cross_entropy_problem(
     scale, divisor = scaled(context, x, dtype, shape, weight, total, wrong, denominator)
     problem = Problem(context, options, axis, shape, (x, labels, scale), (class_weight,), divisor, reduction)
     return problem, tuple(classes_last(xp, vector, axis) for vector in vectors.values())
+
+
+def plan_of(arrays: Mapping[str, Array], numbers: tuple[Any, ...]) -> Plan:
+    """What `planned` returns of these, which are the logits first; computed once for all calls alike."""
+    backend, types = backend_of(type(next(iter(arrays.values())))), tuple(map(type, numbers))
+    signature = backend.signature(arrays.values())
+    if signature is None or not HASHABLE.issuperset(types):
+        return planned(arrays, *numbers)
+    key = backend, signature, numbers, types
+    plan = PLANS.get(key)
+    if plan is None:
+        plan = planned(arrays, *numbers)
+        if len(PLANS) >= MOST_PLANS:
+            PLANS.clear()
+        PLANS[key] = plan
+    return plan
 
 
 def planned(
@@ -191,7 +197,7 @@ def planned(
     indices = None
     if xp.isdtype(labels.dtype, "integral"):
         require_shape("labels", labels, shape, "that of {} {} without axis {}", name, logits.shape, axis)
-        indices = index_dtype(context, labels, ignore_index)
+        indices = comparable(context, labels, ignore_index)
     elif xp.isdtype(labels.dtype, "real floating"):
         require_shape("labels", labels, logits.shape, f"that of {name}, for class probabilities")
     else:
@@ -361,7 +367,8 @@ def checked_weight(context: Context, name: str, weight: Array, dtype: Any, *, po
     return xp.where(wrong, NAN, values)
 
 
-def index_dtype(context: Context, labels: Array, ignore_index: int | None) -> Indices:
+def comparable(context: Context, labels: Array, ignore_index: int | None) -> Indices:
+    """How index labels, and `ignore_index` with them, are compared."""
     xp, backend = context
     if ignore_index is not None and (isinstance(ignore_index, bool) or not hasattr(ignore_index, "__index__")):
         raise TypeError(f"ignore_index: expected an integer or None, got {type(ignore_index).__name__}")

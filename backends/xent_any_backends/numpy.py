@@ -3,7 +3,7 @@
 import math
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import cache, lru_cache, partial
@@ -134,7 +134,7 @@ class NumPy(Backend):
     def may_hold(self, xp: Any, condition: Any) -> bool:
         return bool(np.count_nonzero(condition))
 
-    def signature(self, arrays: Sequence[Any]) -> Any:
+    def signature(self, arrays: Collection[Any]) -> Any:
         if not PLAIN.issuperset(map(type, arrays)):
             return None
         return tuple([None if a is None else (a.dtype, a.shape) for a in arrays])

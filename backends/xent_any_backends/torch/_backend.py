@@ -1,6 +1,6 @@
 """How PyTorch runs the kernels, and where their derivatives are attached to its autograd."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any
@@ -65,8 +65,8 @@ class Torch(Backend):
     def extent(self, xp: Any, a: Any) -> tuple[int, int] | None:
         return IN_NUMPY.extent(np, a.numpy()) if _are_numpys((a,)) else super().extent(xp, a)
 
-    def signature(self, arrays: Sequence[Any]) -> Any:
-        if not _are_plain(a for a in arrays if a is not None):
+    def signature(self, arrays: Collection[Any]) -> Any:
+        if not _are_plain([a for a in arrays if a is not None]):
             return None
         return tuple([None if a is None else (a.dtype, a.shape, a.device) for a in arrays])
 
