@@ -1,6 +1,6 @@
 """How PyTorch runs the kernels, and where their derivatives are attached to its autograd."""
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any
@@ -115,7 +115,7 @@ class Torch(Backend):
             rows = tuple(None if a is None else a.unsqueeze(0) for a in task.rows)
             return tuple(r.squeeze(0) for r in self.run(replace(task, rows=rows, lead=(1,))))
         arrays = [a for a in task.arrays if a is not None]
-        if not any(map(_may_differentiate, arrays)):
+        if not _may_differentiate(arrays):
             return self.compute(task)
         if not task.has_derivative or not _may_attach():
             return task.at_once()
@@ -156,13 +156,13 @@ class _NumPy(NumPy):
         return super().store(xp, a, dtype)
 
 
-def _are_plain(arrays: Iterable[Any]) -> bool:
+def _are_plain(arrays: Sequence[Any]) -> bool:
     """Whether all hold values: none is traced, fake or inside a transform."""
     if torch.compiler.is_compiling():
         return False
     if torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.PROXY) is not None:  # make_fx records operations
         return False
-    return all(type(a) in PLAIN and not _is_transformed(a) for a in arrays)
+    return PLAIN.issuperset(map(type, arrays)) and not any(map(_is_transformed, arrays))
 
 
 def _are_numpys(arrays: Sequence[Any]) -> bool:
@@ -195,13 +195,13 @@ def _from_numpy(array: Any) -> Any:
     return torch.from_numpy(array)
 
 
-def _may_differentiate(array: Any) -> bool:
-    """Whether a derivative with respect to `array` may be asked for."""
-    if array.requires_grad and torch.is_grad_enabled():
+def _may_differentiate(arrays: Sequence[Any]) -> bool:
+    """Whether a derivative with respect to one of them may be asked for."""
+    if torch.is_grad_enabled() and any(a.requires_grad for a in arrays):
         return True
     if torch.compiler.is_compiling():
         return False
-    return _is_transformed(array) or forward_ad._current_level >= 0
+    return forward_ad._current_level >= 0 or any(map(_is_transformed, arrays))
 
 
 def _is_transformed(array: Any) -> bool:
@@ -212,7 +212,7 @@ def _is_transformed(array: Any) -> bool:
 def _pulled_back(task: Task, cotangents: Sequence[Any]) -> Any:
     """`Task.vjp`, in NumPy from beginning to end where no derivative of it may be asked for."""
     arrays = [a for a in (*task.arrays, *cotangents) if a is not None]
-    if task.kernel is not loss or any(map(_may_differentiate, arrays)) or not _are_numpys(arrays):
+    if task.kernel is not loss or _may_differentiate(arrays) or not _are_numpys(arrays):
         return task.vjp(tuple(cotangents))
     with np.errstate(all="ignore"):
         return _from_numpy(_in_numpy(task).vjp(tuple(map(_to_numpy, cotangents))))
