@@ -173,7 +173,7 @@ rows_in_full(
     "share, state, lse, loss, x)",
     by="truth.table[float32-index-offset]",
 )
-LABEL = "f.a * goal.peak, label)"
+LABEL = "times(f.a, goal.peak), label)"
 rows(
     "smoothing missing from the gradient at the label",
     LABEL,
@@ -268,11 +268,11 @@ rows(
 )
 checked(
     "smoothing in the divisor",
-    "            (total,) = backend.run(task)\n    elif",
+    "            (total,) = backend.run(task)\n    else",
     "            (total,) = backend.run(task)\n"
     "            e = options.label_smoothing\n"
     "            total = (1 - e) * total + e * xp.mean(class_weight)\n"
-    "    elif",
+    "    else",
     by="contract.smoothing.divisor",
 )
 rows(
@@ -346,7 +346,7 @@ rows(
 )
 checked(
     "ignored rows counted in the mean",
-    "weight = xp.where(ignored, 0.0, one if weight is None else weight)",
+    "weight = xp.where(ignored, 0.0, backend.share(xp, x, dtype, (), 1.0) if weight is None else weight)",
     "pass",
     "    total = None  # each row's share",
     "    ignored = total = None  # each row's share",
@@ -372,7 +372,7 @@ checked("label -1 is a class", "low >= 0 and high < count", "low >= -1 and high 
 
 def labels_are(y: str) -> tuple[str, str]:
     """What takes the place of the labels ``y`` of C classes; -100 stays ignored."""
-    old = "    largest = xp.iinfo(y.dtype).max\n"
+    old = "    y, value = _rows.cast(xp, labels, indices.dtype), indices.ignored\n"
     return old, f"{old}    y = {y}\n"
 
 
@@ -466,8 +466,8 @@ checked(
 )
 checked(
     "denominator unused",
-    'wrong, denominator if reduction == "mean" else 1.0)\n    problem',
-    'wrong, None if reduction == "mean" else 1.0)\n    problem',
+    'denominator if reduction == "mean" else 1.0)',
+    'None if reduction == "mean" else 1.0)',
     by="contract.denominator.ignored",
 )
 checked(
@@ -586,8 +586,8 @@ broken(DERIVATIVES, "jax")(
 )
 broken(NUMPY, quick=False)(
     "rows of few classes read as if they were laid out one after another",
-    "_flat(a).take(_positions(a, k))",
-    "a.ravel().take(_positions(a, k))",
+    "return flat.take(positions)",
+    "return a.ravel().take(positions)",
     by="contract.dtypes.in-blocks",
 )
 broken(NUMPY, quick=False)(
@@ -779,8 +779,8 @@ broken(CHECK, "torch")(
 )
 broken(TORCH, "torch", error="vmap")(
     "labels read while mapped over rows",
-    'return array.device.type == "cpu" and self._is_plain(array)',
-    'return array.device.type == "cpu"',
+    "return array.is_cpu and _are_plain((array,))",
+    "return array.is_cpu",
     by="transforms.vmap.rows",
 )
 

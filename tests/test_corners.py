@@ -2,13 +2,14 @@
 
 import subprocess
 import sys
+import weakref
 
 import numpy as np
 import pytest
 from conftest import require
 
 import xent_any
-from xent_any import cross_entropy, cross_entropy_value_and_grad
+from xent_any import _check, cross_entropy, cross_entropy_value_and_grad
 
 ABSENT = [[0.0, 1.0, -np.inf]]
 ONE_HOT = [[1.0, 0.0, 0.0]]
@@ -172,3 +173,47 @@ def test_jax_logits_that_are_nearly_0():
     x[0, :10] = 0
     x[0, 900] = 1e-35
     np.testing.assert_allclose(cross_entropy(jax.numpy.asarray(x), jax.numpy.asarray([0])), np.log(11), rtol=1e-6)
+
+
+@pytest.mark.parametrize("library", ["numpy", "torch"])
+def test_what_was_taken_once_is_not_taken_in_another_guise(library):
+    """Calls alike are checked once; these only look alike."""
+    backend = require(library)
+    x, y = (backend.asarray(a, dtype, "cpu") for a, dtype in (([[1.0, 2.0, 3.0]] * 3, "float32"), ([0, 2, 1], "int64")))
+    for options in ({"axis": 1}, {"ignore_index": 1}, {"label_smoothing": 1}, {"reduction": "mean", "denominator": 1}):
+        cross_entropy(x, y, **options)
+    for options in ({"axis": 1.0}, {"ignore_index": True}, {"ignore_index": 1.0}, {"label_smoothing": True}):
+        with pytest.raises(TypeError, match=next(iter(options))):
+            cross_entropy(x, y, **options)
+    with pytest.raises(ValueError, match=r"labels: expected shape \(3,\)"):
+        cross_entropy(x, y[:2])
+    with pytest.raises(IndexError, match=r"labels\[0\] is 3"):
+        cross_entropy(x, y + 3)
+    with pytest.raises(TypeError, match="labels: expected an integer dtype"):
+        cross_entropy(x, y > 0)
+    with pytest.raises(ValueError, match="class_weight: expected shape"):
+        cross_entropy(x, y, class_weight=x[0, :2])
+    with pytest.raises(TypeError, match="labels"):
+        cross_entropy(x, y.tolist())
+    assert cross_entropy(x[:, :2], y * 0, ignore_index=None) != cross_entropy(x, y, ignore_index=None)
+
+
+def test_a_masked_array_after_a_plain_one():
+    x, y = np.zeros((2, 3)), np.zeros(2, dtype=int)
+    cross_entropy(x, y)
+    with pytest.raises(TypeError, match="expected a plain array, got MaskedArray"):
+        cross_entropy(np.ma.masked_array(x), y)
+
+
+def test_plans_hold_no_arrays_and_are_bounded(monkeypatch):
+    monkeypatch.setattr(_check, "PLANS", {})
+    x, y, w = np.zeros((2, 3)), np.zeros(2, dtype=int), np.ones(3)
+    held = [weakref.ref(a) for a in (x, y, w)]
+    loss = cross_entropy(x, y, class_weight=w)
+    cross_entropy(x, y, class_weight=w, denominator=np.asarray(2.0))  # an array among the numbers
+    assert len(_check.PLANS) == 1
+    del x, y, w, loss
+    assert [ref() for ref in held] == [None] * 3
+    for rows in range(2 * _check.MOST_PLANS):
+        cross_entropy(np.zeros((rows, 3)), np.zeros(rows, dtype=int), reduction="sum")
+    assert 0 < len(_check.PLANS) <= _check.MOST_PLANS

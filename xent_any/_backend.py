@@ -1,7 +1,7 @@
 """What the Array API standard cannot say about a framework, and where it is found."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from importlib.metadata import EntryPoint, entry_points
@@ -49,7 +49,7 @@ class Task:
 
     def run(self, kernel: Kernel, rows: Arrays) -> Arrays:
         """Have the backend run another kernel, with the same options, on other rows."""
-        return self.options.backend.run(replace(self, kernel=kernel, rows=rows))
+        return self.options.backend.run(Task(kernel, self.xp, self.options, rows, self.shared, self.lead))
 
     @property
     def arrays(self) -> Arrays:
@@ -58,8 +58,8 @@ class Task:
 
     def filled(self, arrays: Sequence[Array | None]) -> "Task":
         """The same task with other `arrays`."""
-        count = len(self.rows)
-        return replace(self, rows=tuple(arrays[:count]), shared=tuple(arrays[count:]))
+        rows, shared = tuple(arrays[: len(self.rows)]), tuple(arrays[len(self.rows) :])
+        return Task(self.kernel, self.xp, self.options, rows, shared, self.lead)
 
     def emptied(self) -> "Task":
         """The same task without its arrays, to be `filled` again; hashable."""
@@ -158,12 +158,13 @@ class Piece(NamedTuple):
 class Backend:
     """How one framework runs the kernels; the defaults suit any array with ``__array_namespace__``.
 
-    A framework needs an adapter only to gain something: errors instead of NaN for wrong labels (`is_readable`),
-    blocks (`block_bytes`), single classes found, read and written by index instead of by comparing (`top`, `pick`,
-    `put`, `lessen`), another order in memory (`load`), memory that is written to again (`exp`, `minus`, `scaled`), sums
-    that need no array of their terms (`dot`, `others`), compilation (`run`), a line in `xent_any.backends()`. An
-    adapter is an instance of a subclass, published under the entry-point group ``xent_any.backends`` by the name of the
-    top-level module that the framework's array type is defined in.
+    A framework needs an adapter only to gain something: errors instead of NaN for wrong labels (`is_readable`,
+    `extent`), checks that calls alike share (`signature`, `share`), blocks (`block_bytes`), single classes found, read
+    and written by index instead of by comparing (`top`, `pick`, `put`, `lessen`), another order in memory (`load`),
+    memory that is written to again (`exp`, `minus`, `scaled`), sums that need no array of their terms (`dot`,
+    `others`), compilation (`run`), a line in `xent_any.backends()`. An adapter is an instance of a subclass, published
+    under the entry-point group ``xent_any.backends`` by the name of the top-level module that the framework's array
+    type is defined in.
 
     Attributes
     ----------
@@ -236,6 +237,18 @@ class Backend:
         device = self.device(like)
         return xp.arange(stop) if device is None else xp.arange(stop, device=device)
 
+    def share(self, xp: Any, like: Array, dtype: Any, shape: tuple[int, ...], parts: float) -> Array:
+        """``1 / parts``, where `like` lies: held once for all elements of `shape`."""
+        one = cast(xp, xp.reshape(self.arange(xp, like, 1) + 1, ()), dtype)
+        return xp.broadcast_to(one if parts == 1 else one / parts, shape)
+
+    def extent(self, xp: Any, a: Array) -> tuple[int, int] | None:
+        """The smallest and the largest of some integers; None where they cannot be read."""
+        if not self.is_readable(a):
+            return None
+        low, high = xp.min(a), xp.max(a)  # which, of what is readable, may be traced
+        return (int(low), int(high)) if self.is_readable(low) else None
+
     def load(self, xp: Any, a: Array, dtype: Any) -> Array:
         """A block of rows (*lead, C) in `dtype`, laid out in memory as this library computes fastest."""
         return cast(xp, a, dtype)
@@ -304,6 +317,10 @@ class Backend:
         """Sum over the last axis with the error of few roundings, however many elements there are."""
         return pairwise_sum(xp, a)
 
+    def total(self, xp: Any, a: Array) -> Array:
+        """Sum of all elements, likewise."""
+        return self.sum(xp, xp.reshape(a, (-1,)))
+
     def dot(self, xp: Any, a: Array, b: Array) -> Array:
         """`sum` of the products of b (*lead, C) and a, which is like b or the same for all classes, (*lead, 1)."""
         return a[..., 0] * self.sum(xp, b) if a.shape[-1] == 1 else self.sum(xp, a * b)
@@ -323,6 +340,13 @@ class Backend:
             if not self.may_hold(xp, condition):
                 return results
         return always()
+
+    def signature(self, arrays: Collection[Array | None]) -> Hashable:
+        """Types, dtypes, shapes and devices: arrays of the same are checked once. None where they are not to be kept.
+
+        That is, of arrays that are traced, or of classes that `rejects` may refuse. None of `arrays` may be held in it.
+        """
+        return None
 
     def rejects(self, array: Array) -> str | None:
         """Why `array` cannot be computed with although its library's others can; None where it can."""

@@ -24,6 +24,36 @@ class Context(NamedTuple):
     backend: Backend
 
 
+class Indices(NamedTuple):
+    """How index labels are compared."""
+
+    dtype: Any  # that holds every class
+    ignored: int | None  # the label that is ignored, as it is in that dtype; None where no label can be it
+
+
+class Plan(NamedTuple):
+    """What dtypes, shapes and numbers decide, whatever the arrays hold: checked once for all calls alike."""
+
+    context: Context
+    options: Options
+    axis: int  # of the classes in the logits as given
+    classes: int
+    lead: tuple[int, ...]  # the shape of the unreduced loss
+    indices: Indices | None  # None where labels are probabilities
+    denominator: float | Array | None  # None for the sum of the weights
+
+
+PLANS: dict[Any, Plan] = {}
+"""Plans by what they were made of: numbers, their types (1.0 is no axis, 1 is), and a signature of the arrays, of which
+none is held here."""
+
+MOST_PLANS = 256
+"""So many are kept; whoever has more shapes than that begins anew."""
+
+HASHABLE = frozenset({int, float, str, type(None)})
+"""Types whose values cannot be changed, and are the same if they are equal."""
+
+
 class Problem(NamedTuple):
     """Checked arguments, as what the kernels of `xent_any._rows` take."""
 
@@ -45,7 +75,7 @@ class Problem(NamedTuple):
         """Reduce a value of each row, which is scaled already."""
         if self.reduction == "none":
             return values
-        return self.context.backend.sum(self.context.xp, self.context.xp.reshape(values, (-1,)))
+        return self.context.backend.total(self.context.xp, values)
 
     def reduce(self, losses: Array) -> Array:
         """Reduce the losses of all rows, which are scaled already; the mean over nothing is NaN."""
@@ -60,21 +90,11 @@ class Problem(NamedTuple):
 class Rows(NamedTuple):
     """Where the labels of a problem belong: its shapes, and in which words an error tells them."""
 
-    like: Array  # of the problem's library, where it lies
     lead: tuple[int, ...]  # of the unreduced loss
     shape: tuple[int, ...]  # of class probabilities, the classes along `axis`
     axis: int
     of_lead: tuple[Any, ...]  # whose shape `lead` is; see `require_shape`
     of_shape: tuple[Any, ...]
-
-
-class Weighted(NamedTuple):
-    """Checked labels and weights."""
-
-    labels: Array  # (*lead) or (*lead, C)
-    class_weight: Array | None  # (C,)
-    scale: Array  # (*lead), each row's weight over the divisor
-    divisor: Array | None  # (), as in `Problem`
 
 
 def cross_entropy_problem(
@@ -95,40 +115,62 @@ def cross_entropy_problem(
     denominator: float | Array | None = None,
 ) -> tuple[Problem, Arrays]:
     """Check all arguments; return the problem and the `vectors`, arrays like the logits, with their classes last."""
+    numbers = (axis, ignore_index, label_smoothing, z_loss, softcap, reduction, denominator)
+    arrays = {name: logits, "labels": labels, **vectors, "class_weight": class_weight, "sample_weight": sample_weight}
+    plan = plan_of(arrays, numbers)
+    context, options, axis, _, lead, _, _ = plan
+    x = classes_last(context.xp, logits, axis)
+    labels, class_weight, scale, divisor = weighted(plan, x, labels, class_weight, sample_weight, ignore_index)
+    problem = Problem(context, options, axis, lead, (x, labels, scale), (class_weight,), divisor, reduction)
+    return problem, tuple(classes_last(context.xp, vector, axis) for vector in vectors.values())
+
+
+def plan_of(arrays: Mapping[str, Array], numbers: tuple[Any, ...]) -> Plan:
+    """What `planned` returns of these, which are the logits first; computed once for all calls alike."""
+    backend, types = backend_of(type(next(iter(arrays.values())))), tuple(map(type, numbers))
+    signature = backend.signature(arrays.values())
+    if signature is None or not HASHABLE.issuperset(types):
+        return planned(arrays, *numbers)
+    key = backend, signature, numbers, types
+    plan = PLANS.get(key)
+    if plan is None:
+        plan = planned(arrays, *numbers)
+        if len(PLANS) >= MOST_PLANS:
+            PLANS.clear()
+        PLANS[key] = plan
+    return plan
+
+
+def planned(
+    arrays: Mapping[str, Array],
+    axis: int,
+    ignore_index: int | None,
+    label_smoothing: float,
+    z_loss: float,
+    softcap: float | None,
+    reduction: str,
+    denominator: float | Array | None,
+) -> Plan:
+    """Check all that does not depend on what the arrays hold: the logits, the labels, vectors and weights."""
     denominator = checked_denominator(denominator, reduction)
-    context = one_library(
-        {name: logits, "labels": labels, **vectors, "class_weight": class_weight, "sample_weight": sample_weight}
-        | ({} if isinstance(denominator, float) else {"denominator": denominator})
-    )
+    context = one_library({**arrays, "denominator": None if isinstance(denominator, float) else denominator})
     xp = context.xp
+    (name, logits), (_, labels), *vectors, (_, class_weight), (_, sample_weight) = tuple(arrays.items())
     require_floating(xp, name, logits)
     axis = class_axis(logits, axis, name)
     shape = logits.shape[:axis] + logits.shape[axis + 1 :]
-    for key, vector in vectors.items():
+    for key, vector in vectors:
         require_shape(key, vector, logits.shape, f"that of {name}")
         require_dtype(key, vector, logits, name)
     options = checked_options(context, logits.dtype, label_smoothing, z_loss, softcap, denominator)
-    x = classes_last(xp, logits, axis)
     rows = Rows(
-        x,
         shape,
         logits.shape,
         axis,
         ("that of {} {} without axis {}", name, logits.shape, axis),
         (f"that of {name}, for class probabilities",),
     )
-    found = weighted(context, options, rows, labels, class_weight, sample_weight, ignore_index, reduction, denominator)
-    problem = Problem(
-        context,
-        options,
-        axis,
-        shape,
-        (x, found.labels, found.scale),
-        (found.class_weight,),
-        found.divisor,
-        reduction,
-    )
-    return problem, tuple(classes_last(xp, vector, axis) for vector in vectors.values())
+    return labelled(context, options, rows, labels, class_weight, sample_weight, ignore_index, reduction, denominator)
 
 
 def checked_options(
@@ -155,7 +197,7 @@ def checked_options(
     return options
 
 
-def weighted(
+def labelled(
     context: Context,
     options: Options,
     rows: Rows,
@@ -165,44 +207,66 @@ def weighted(
     ignore_index: int | None,
     reduction: str,
     denominator: float | Array | None,
-) -> Weighted:
-    """Check the labels and the weights; ignored rows have a scale of 0, wrong ones one of NaN."""
-    xp, backend = context
-    dtype, count = options.dtype, rows.shape[rows.axis]
+) -> Plan:
+    """Check what does not depend on what the labels and the weights hold."""
+    xp, count = context.xp, rows.shape[rows.axis]
     if class_weight is not None:
         require_shape("class_weight", class_weight, (count,), "one for each class")
-        class_weight = checked_weight(context, "class_weight", class_weight, dtype)
-    one, weight = once(context, rows.like, dtype), None
     if sample_weight is not None:
         require_shape("sample_weight", sample_weight, rows.lead, "that of the unreduced loss")
+    indices = None
+    if xp.isdtype(labels.dtype, "integral"):
+        require_shape("labels", labels, rows.lead, *rows.of_lead)
+        indices = comparable(context, labels, ignore_index)
+    elif xp.isdtype(labels.dtype, "real floating"):
+        require_shape("labels", labels, rows.shape, *rows.of_shape)
+    else:
+        raise TypeError(
+            "labels: expected an integer dtype (class indices) or a real floating one (class probabilities), "
+            f"got {dtype_text(labels.dtype)}"
+        )
+    return Plan(context, options, rows.axis, count, rows.lead, indices, denominator if reduction == "mean" else 1.0)
+
+
+def weighted(
+    plan: Plan,
+    like: Array,
+    labels: Array,
+    class_weight: Array | None,
+    sample_weight: Array | None,
+    ignore_index: int | None,
+) -> tuple[Array, Array | None, Array, Array | None]:
+    """Check what the labels and the weights hold; return the labels, the weights of the classes, and `scaled`.
+
+    The scale is made where `like` lies. Ignored rows have a scale of 0, wrong ones one of NaN.
+    """
+    context, options, axis, count, lead, indices, denominator = plan
+    (xp, backend), dtype = context, options.dtype
+    if class_weight is not None:
+        class_weight = checked_weight(context, "class_weight", class_weight, dtype)
+    weight = None
+    if sample_weight is not None:
         weight = checked_weight(context, "sample_weight", sample_weight, dtype)
 
     total = None  # each row's share of the divisor, but for its sample weight
-    if xp.isdtype(labels.dtype, "integral"):
-        require_shape("labels", labels, rows.lead, *rows.of_lead)
-        labels, ignored, wrong = class_indices(context, labels, count, ignore_index)
+    if indices is not None:
+        labels, ignored, wrong = class_indices(context, labels, count, indices, ignore_index)
         if ignored is not None:
-            weight = xp.where(ignored, 0.0, one if weight is None else weight)
-        if class_weight is not None and reduction == "mean" and denominator is None:
-            task = Task(_rows.label_weight, xp, options, (labels,), (class_weight,), rows.lead)
+            weight = xp.where(ignored, 0.0, backend.share(xp, like, dtype, (), 1.0) if weight is None else weight)
+        if class_weight is not None and denominator is None:
+            task = Task(_rows.label_weight, xp, options, (labels,), (class_weight,), lead)
             (total,) = backend.run(task)
-    elif xp.isdtype(labels.dtype, "real floating"):
-        require_shape("labels", labels, rows.shape, *rows.of_shape)
-        labels = classes_last(xp, labels, rows.axis)
-        task = Task(_rows.label_total, xp, options, (labels,), (class_weight,), rows.lead)
+    else:
+        labels = classes_last(xp, labels, axis)
+        task = Task(_rows.label_total, xp, options, (labels,), (class_weight,), lead)
         (total,) = backend.run(task)
         wrong = xp.isnan(total)
         position = first_true(context, wrong)
         if position is not None:
             row = f"row {shape_text(position)}" if position else "the row"
             raise ValueError(f"labels: expected probabilities, finite and not negative, but {row} has another value")
-    else:
-        raise TypeError(
-            "labels: expected an integer dtype (class indices) or a real floating one (class probabilities), "
-            f"got {dtype_text(labels.dtype)}"
-        )
-    divisor = denominator if reduction == "mean" else 1.0
-    return Weighted(labels, class_weight, *scaled(context, one, rows.lead, weight, total, wrong, divisor))
+    scale, divisor = scaled(context, like, dtype, lead, weight, total, wrong, denominator)
+    return labels, class_weight, scale, divisor
 
 
 class LinearProblem(NamedTuple):
@@ -278,27 +342,27 @@ def linear_problem(
         require_dtype("bias", bias, hidden, "hidden")
     options = checked_options(context, hidden.dtype, label_smoothing, z_loss, softcap, denominator)
     rows = Rows(
-        hidden,
         lead,
         (*lead, count),
         len(lead),
         ("that of hidden {} without its last axis", hidden.shape),
         ("that of the logits, for class probabilities",),
     )
-    found = weighted(context, options, rows, labels, class_weight, sample_weight, ignore_index, reduction, denominator)
+    plan = labelled(context, options, rows, labels, class_weight, sample_weight, ignore_index, reduction, denominator)
+    labels, class_weight, scale, divisor = weighted(plan, hidden, labels, class_weight, sample_weight, ignore_index)
     flat = math.prod(lead)
     task = LinearTask(
         _rows.loss,
         xp,
         options,
-        tuple(xp.reshape(a, (flat, *a.shape[len(lead) :])) for a in (hidden, found.labels, found.scale)),
-        (found.class_weight, weight, bias),
+        tuple(xp.reshape(a, (flat, *a.shape[len(lead) :])) for a in (hidden, labels, scale)),
+        (class_weight, weight, bias),
         (flat,),
         max_bytes,
         reduction != "none",
         reduction == "none" or bool(recompute),
     )
-    return LinearProblem(backend, task, lead, found.divisor)
+    return LinearProblem(backend, task, lead, divisor)
 
 
 def binary_problem(
@@ -331,9 +395,8 @@ def binary_problem(
         position = first_true(context, ~((values >= 0) & (values <= 1)))
         if position is not None:
             raise ValueError(f"labels: expected probabilities in [0, 1], but {at(xp, 'labels', labels, position)}")
-    one = once(context, logits, dtype)
     if isinstance(pos_weight, float):
-        pos_weight = xp.broadcast_to(one * pos_weight, logits.shape)
+        pos_weight = xp.broadcast_to(backend.share(xp, logits, dtype, (), 1.0) * pos_weight, logits.shape)
     elif pos_weight is not None:
         sizes = zip(reversed(pos_weight.shape), reversed(logits.shape), strict=False)
         if pos_weight.ndim > logits.ndim or any(given not in (1, size) for given, size in sizes):
@@ -347,7 +410,7 @@ def binary_problem(
         require_shape("sample_weight", sample_weight, logits.shape, "that of logits")
         weight = checked_weight(context, "sample_weight", sample_weight, dtype)
     divisor = denominator if reduction == "mean" else 1.0
-    scale, divisor = scaled(context, one, logits.shape, weight, None, None, divisor)
+    scale, divisor = scaled(context, logits, dtype, logits.shape, weight, None, None, divisor)
     options = Options(dtype, backend)
     return Problem(context, options, -1, logits.shape, (logits, labels, pos_weight, scale), (), divisor, reduction)
 
@@ -466,13 +529,8 @@ def checked_weight(context: Context, name: str, weight: Array, dtype: Any, *, po
     return xp.where(wrong, NAN, values)
 
 
-def class_indices(
-    context: Context, labels: Array, count: int, ignore_index: int | None
-) -> tuple[Array, Array | None, Array | None]:
-    """Index labels in a dtype that holds every class; which of them are ignored, and which are wrong.
-
-    None for those where it is known that there are none.
-    """
+def comparable(context: Context, labels: Array, ignore_index: int | None) -> Indices:
+    """How index labels, and `ignore_index` with them, are compared."""
     xp, backend = context
     if ignore_index is not None and (isinstance(ignore_index, bool) or not hasattr(ignore_index, "__index__")):
         raise TypeError(f"ignore_index: expected an integer or None, got {type(ignore_index).__name__}")
@@ -481,14 +539,25 @@ def class_indices(
     size = 2 * (int(xp.iinfo(default).max) + 1)
     # Labels no wider than the default integer are compared in it. Unsigned ones that do not fit turn negative there,
     # which is no class.
-    y = _rows.cast(xp, labels, default) if info.max < size else labels
-    largest = xp.iinfo(y.dtype).max
+    dtype = default if info.max < size else labels.dtype
     value = None if ignore_index is None else operator.index(ignore_index)
     if value is not None:
-        value = None if not info.min <= value <= info.max else value if value <= largest else value - size
+        value = None if not info.min <= value <= info.max else value if value <= xp.iinfo(dtype).max else value - size
+    return Indices(dtype, value)
+
+
+def class_indices(
+    context: Context, labels: Array, count: int, indices: Indices, ignore_index: int | None
+) -> tuple[Array, Array | None, Array | None]:
+    """Index labels in a dtype that holds every class; which of them are ignored, and which are wrong.
+
+    None for those where it is known that there are none.
+    """
+    xp = context.xp
+    y, value = _rows.cast(xp, labels, indices.dtype), indices.ignored
     if all_within(context, y, count, value):
         return y, None, None
-    wrong = (y < 0) | (y >= count) if count <= largest else y < 0
+    wrong = (y < 0) | (y >= count) if count <= xp.iinfo(y.dtype).max else y < 0
     ignored = None
     if value is not None:
         ignored = y == value
@@ -504,24 +573,17 @@ def class_indices(
 
 def all_within(context: Context, y: Array, count: int, ignored: int | None) -> bool:
     """Whether it can be read that all labels are classes, and that none of them is ignored."""
-    if 0 in y.shape or not context.backend.is_readable(y):
+    extent = None if 0 in y.shape else context.backend.extent(context.xp, y)
+    if extent is None:
         return False
-    low, high = context.xp.min(y), context.xp.max(y)
-    if not context.backend.is_readable(low):  # an operation on a readable array may be traced
-        return False
-    low, high = int(low), int(high)
+    low, high = extent
     return low >= 0 and high < count and (ignored is None or not low <= ignored <= high)
-
-
-def once(context: Context, like: Array, dtype: Any) -> Array:
-    """The number 1, where `like` lies: held once for all elements that it is broadcast to."""
-    one = context.backend.arange(context.xp, like, 1) + 1
-    return _rows.cast(context.xp, context.xp.reshape(one, ()), dtype)
 
 
 def scaled(
     context: Context,
-    one: Array,
+    like: Array,
+    dtype: Any,
     shape: tuple[int, ...],
     weight: Array | None,
     total: Array | None,
@@ -533,16 +595,20 @@ def scaled(
     That sum is of ``weight * total``, each being 1 if it is None; a wrong label's row has no part in it: its NaN is
     its own.
     """
-    xp = context.xp
+    xp, backend = context
     divisor = None
-    size = math.prod(shape)
-    if denominator is None and weight is None and total is None and wrong is None and size > 0:
-        denominator = float(size)
-    weight = one if weight is None else weight
+    if weight is None and total is None and wrong is None:
+        size = math.prod(shape)
+        if denominator is None and size > 0:
+            denominator = float(size)
+        if isinstance(denominator, float):
+            return backend.share(xp, like, dtype, shape, denominator), None
+    if weight is None:
+        weight = backend.share(xp, like, dtype, (), 1.0)
     if denominator is None:
         counted = xp.broadcast_to(weight if total is None else weight * total, shape)
         counted = counted if wrong is None else xp.where(wrong, 0.0, counted)
-        divisor = context.backend.sum(xp, xp.reshape(counted, (-1,)))
+        divisor = backend.total(xp, counted)
         divisor = xp.where(divisor < INF, divisor, NAN)  # or all weights would silently turn to 0
         weight = xp.where(divisor == 0, 0.0, weight / xp.where(divisor == 0, 1.0, divisor))
     elif not isinstance(denominator, float):

@@ -9,7 +9,8 @@ A block of rows leaves its losses and its part of ``dh``; its parts of ``dW`` an
 before it have left. Everything is computed in the precision of the loss, and rounded once.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 from . import _rows
@@ -45,6 +46,11 @@ class LinearTask(Task):
     max_bytes: int | None
     summed: bool
     recompute: bool
+
+    def filled(self, arrays: Sequence[Array | None]) -> "LinearTask":
+        """The same task with other `arrays`."""
+        count = len(self.rows)
+        return replace(self, rows=tuple(arrays[:count]), shared=tuple(arrays[count:]))
 
     def at_once(self) -> Arrays:
         """What is asked for, without an analytic derivative of its own: the losses' derivatives are that."""

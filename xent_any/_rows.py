@@ -143,9 +143,10 @@ def pairwise_sum(xp: Any, a: Array) -> Array:
         return xp.sum(a, axis=-1)
     odd = None
     while (n := a.shape[-1]) > 1:
+        half = n // 2
         if n % 2:
             odd = a[..., -1] if odd is None else odd + a[..., -1]
-        a = a[..., : n // 2] + a[..., n // 2 : n // 2 * 2]
+        a = a[..., :half] + a[..., half : 2 * half]
     return a[..., 0] if odd is None else a[..., 0] + odd
 
 
@@ -327,8 +328,9 @@ def _missed(xp: Any, options: Options, goal: Target, a: Array, m: Array, x: Arra
             terms.append(backend.sum(xp, distance(xp, share, m[..., None], unbroken(xp, options, x, masked))))
         return terms[0] if len(terms) == 1 else terms[0] + terms[1]
 
-    if not all(backend.is_readable(array) for array in (x, peak, share) if array is not None):
-        return careful(), share
+    for array in (x, peak, share):
+        if array is not None and not backend.is_readable(array):
+            return careful(), share
     loss = 0.0 if peak is None else peak * (m - x_y)
     if share is not None:
         loss = loss - backend.dot(xp, share, backend.minus(xp, unbroken(xp, options, x, masked), m))
@@ -349,7 +351,7 @@ def _gradient(xp: Any, options: Options, f: _Rows) -> Array:
     if f.share is not None:
         g = options.backend.lessen(xp, g, f.share)
     if label is not None:
-        g = options.backend.lessen(xp, g, f.a * goal.peak, label)
+        g = options.backend.lessen(xp, g, times(f.a, goal.peak), label)
     if goal.spread is None:
         at_k = xp.where(label == state.k, 0.0 - state.s_times(c), c)  # of an ignored row 0, not -0
     else:

@@ -3,7 +3,7 @@
 import math
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import cache, lru_cache, partial
@@ -35,6 +35,12 @@ class NumPy(Backend):
     def to_numpy(self, array: Any) -> Any:
         return array
 
+    def share(self, xp: Any, like: Any, dtype: Any, shape: tuple[int, ...], parts: float) -> Any:
+        return _share(dtype, shape, parts)
+
+    def extent(self, xp: Any, a: Any) -> tuple[int, int]:
+        return int(np.minimum.reduce(a, axis=None)), int(np.maximum.reduce(a, axis=None))
+
     def load(self, xp: Any, a: Any, dtype: Any) -> Any:
         if a.shape[-1] <= FEW and a.size >= MANY:
             # Over a short last axis NumPy's reductions take fifty times as long as over a long one.
@@ -48,7 +54,7 @@ class NumPy(Backend):
 
     def top(self, xp: Any, x: Any) -> tuple[Any, Any]:
         if x.flags.c_contiguous:
-            k = np.argmax(x, axis=-1)
+            k = x.argmax(axis=-1)
             return k, self.pick(xp, x, k)
         m = np.max(x, axis=-1)
         backwards = np.arange(x.shape[-1], 0, -1, dtype=np.uint8)
@@ -56,17 +62,22 @@ class NumPy(Backend):
         return (x.shape[-1] - np.maximum(first, 1)).astype(np.intp), m
 
     def pick(self, xp: Any, a: Any, k: Any) -> Any:
-        return a.take(k) if a.ndim == 1 else _flat(a).take(_positions(a, k))
+        if a.ndim == 1:
+            return a.take(k)
+        flat, positions = _places(a, k)
+        return flat.take(positions)
 
     def put(self, xp: Any, a: Any, k: Any, value: Any, *, owned: bool = False) -> Any:
         a = a if owned else a.copy(order="K")
-        _flat(a)[_positions(a, k)] = value
+        flat, positions = _places(a, k)
+        flat.put(positions, value)
         return a
 
     def lessen(self, xp: Any, a: Any, value: Any, k: Any = None) -> Any:
         if k is None:
             return np.subtract(a, value, out=a)
-        _flat(a)[_positions(a, k)] -= value
+        flat, positions = _places(a, k)
+        flat.put(positions, flat.take(positions) - value)
         return a
 
     def minus(self, xp: Any, x: Any, m: Any) -> Any:
@@ -82,6 +93,8 @@ class NumPy(Backend):
             return super().others(xp, x, k, m)
         # A row that is longer than a block, and alone in it
         memory = MEMORY.result_like(x) if keep else MEMORY.empty((*x.shape[:-1], step), x.dtype)
+        if memory is None:  # outside of a block
+            memory = np.empty_like(x)
         sums = []
         for start in range(0, x.shape[-1], step):
             part = x[..., start : start + step]
@@ -103,6 +116,11 @@ class NumPy(Backend):
             return super().sum(xp, a)
         return self._summed(np.ascontiguousarray(a))
 
+    def total(self, xp: Any, a: Any) -> Any:
+        if a.dtype == np.float32:
+            return np.add.reduce(a, axis=None, dtype=np.float64).astype(np.float32)
+        return super().total(xp, a)
+
     def dot(self, xp: Any, a: Any, b: Any) -> Any:
         if a.shape[-1] <= FEW or not (a.flags.c_contiguous and b.flags.c_contiguous):
             return super().dot(xp, a, b)
@@ -117,7 +135,12 @@ class NumPy(Backend):
         return self.sum(np, np.einsum(terms, *chunks)) + np.einsum(terms, *(a[..., end:] for a in factors))
 
     def may_hold(self, xp: Any, condition: Any) -> bool:
-        return bool(condition.any())
+        return bool(np.count_nonzero(condition))
+
+    def signature(self, arrays: Collection[Any]) -> Any:
+        if not PLAIN.issuperset(map(type, arrays)):
+            return None
+        return tuple([None if a is None else (a.dtype, a.shape) for a in arrays])
 
     def rejects(self, array: Any) -> str | None:
         if isinstance(array, np.ma.MaskedArray | np.matrix):  # their arithmetic is another
@@ -129,11 +152,10 @@ class NumPy(Backend):
 
     def run(self, task: Task) -> tuple[Any, ...]:
         task = _plain(task)
-        count, size = math.prod(task.lead), task.row_bytes()
-        if count * size <= SMALL:
+        if task.rows[0].nbytes <= SMALL:
             with np.errstate(all="ignore"):
                 return task.at_once()
-        threads = self.threads()
+        count, size, threads = math.prod(task.lead), task.row_bytes(), self.threads()
         share = size * -(-count // threads)
         return task.in_blocks(min(max(share, self.block_bytes // 2), self.block_bytes), partial(_in_threads, threads))
 
@@ -251,7 +273,9 @@ class _Memory(threading.local):
         return self.kept[start : start + size].view(dtype).reshape(shape)
 
     def empty_like(self, x: Any) -> Any:
-        """Memory for an array like `x`, until the end of the block."""
+        """Memory for an array like `x`, until the end of the block; outside of one None, for what NumPy allocates."""
+        if self.used is None:
+            return None
         if x.flags.c_contiguous:
             return self.empty(x.shape, x.dtype)
         return _last_axis_last(self.empty((x.shape[-1], *x.shape[:-1]), x.dtype))
@@ -259,7 +283,9 @@ class _Memory(threading.local):
     def result_like(self, x: Any) -> Any:
         """The place of the result that is made of an array like `x`, or memory."""
         place = self.place
-        if place is not None and place.flags.c_contiguous and x.flags.c_contiguous and place.dtype == x.dtype:
+        if place is None:
+            return self.empty_like(x)
+        if place.flags.c_contiguous and x.flags.c_contiguous and place.dtype == x.dtype:
             return place
         return self.empty_like(x)
 
@@ -275,21 +301,21 @@ def _last_axis_last(a: Any) -> Any:
     return a.T if a.ndim == 2 else np.moveaxis(a, 0, -1)
 
 
-def _flat(a: Any) -> Any:
-    """The elements of an array that `load` laid out, or that was computed from one."""
-    return (a if a.flags.c_contiguous else _last_axis_first(a)).reshape(-1)
-
-
-def _positions(a: Any, k: Any) -> Any:
-    """Where in `_flat` the class k of each row is."""
+def _places(a: Any, k: Any) -> tuple[Any, Any]:
+    """The class k of each row of an array that `load` laid out, or that was computed from one: of what, and where."""
     if a.flags.c_contiguous:
-        return _firsts(k.shape, a.shape[-1]) + k
-    return _firsts(k.shape, 1) + k * k.size
+        return a, _firsts(k.shape, a.shape[-1]) + k
+    return _last_axis_first(a), _firsts(k.shape, 1) + k * k.size
 
 
 @lru_cache(16)  # blocks are alike
 def _firsts(shape: tuple[int, ...], step: int) -> Any:
     return np.arange(0, math.prod(shape) * step, step).reshape(shape)
+
+
+@lru_cache(16)
+def _share(dtype: Any, shape: tuple[int, ...], parts: float) -> Any:
+    return np.broadcast_to(np.ones((), dtype) / parts, shape)
 
 
 def _in_threads(count: int, pieces: Sequence[Piece]) -> None:

@@ -1,7 +1,8 @@
 """How PyTorch runs the kernels, and where their derivatives are attached to its autograd."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -16,11 +17,15 @@ from torch._C._functorch import (
 from torch.autograd import forward_ad
 
 from xent_any import Backend, Task
+from xent_any._rows import loss
 
 from ..numpy import MEMORY, NumPy, parts_of, scan_in_place
 
 BFLOAT16 = np.dtype("V2")
 """Bits that NumPy does not compute with."""
+
+PLAIN = {torch.Tensor, torch.nn.Parameter}
+"""What is not a tensor of a class of its own."""
 
 _vjp: Any = torch.func.vjp  # which says that it returns two or three values
 
@@ -52,8 +57,21 @@ class Torch(Backend):
     def to_numpy(self, array: Any) -> Any:
         return array.detach().cpu().numpy()
 
+    def share(self, xp: Any, like: Any, dtype: Any, shape: tuple[int, ...], parts: float) -> Any:
+        if torch.compiler.is_compiling():
+            return super().share(xp, like, dtype, shape, parts)
+        return torch.full((), 1.0 / parts, dtype=dtype, device=like.device).expand(shape)
+
+    def extent(self, xp: Any, a: Any) -> tuple[int, int] | None:
+        return IN_NUMPY.extent(np, a.numpy()) if _are_numpys((a,)) else super().extent(xp, a)
+
+    def signature(self, arrays: Collection[Any]) -> Any:
+        if not _are_plain([a for a in arrays if a is not None]):
+            return None
+        return tuple([None if a is None else (a.dtype, a.shape, a.device) for a in arrays])
+
     def is_readable(self, array: Any) -> bool:
-        return array.device.type == "cpu" and self._is_plain(array)
+        return array.is_cpu and _are_plain((array,))
 
     def top(self, xp: Any, x: Any) -> tuple[Any, Any]:
         m, k = torch.max(x, dim=-1)
@@ -86,35 +104,44 @@ class Torch(Backend):
             return a.sum(-1)
         return a.sum(-1, dtype=torch.float64).to(a.dtype)
 
+    def total(self, xp: Any, a: Any) -> Any:
+        few = a.numel() <= 512
+        if torch.compiler.is_compiling() or not a.is_cpu or not (few or a.dtype == torch.float32):
+            return super().total(xp, a)
+        return a.sum() if few else a.sum(dtype=torch.float64).to(a.dtype)
+
     def run(self, task: Task) -> tuple[Any, ...]:
         if not task.lead:  # one row becomes a batch of one: forward mode gives numbers of no dimensions another dtype
             rows = tuple(None if a is None else a.unsqueeze(0) for a in task.rows)
             return tuple(r.squeeze(0) for r in self.run(replace(task, rows=rows, lead=(1,))))
         arrays = [a for a in task.arrays if a is not None]
-        if not any(map(_may_differentiate, arrays)):
+        if not _may_differentiate(arrays):
             return self.compute(task)
         if not task.has_derivative or not _may_attach():
             return task.at_once()
-        function = _Compiled if torch.compiler.is_compiling() else _Eager
         a, b, c, d, e = (*task.arrays, *(None,) * 5)[:5]  # Dynamo cannot bind *arrays
-        results: tuple[Any, ...] = function.apply(task.emptied(), a, b, c, d, e)  # type: ignore[no-untyped-call]
+        if torch.compiler.is_compiling():
+            apply = _Compiled.apply
+        elif not _are_plain(arrays) or get_interpreter_stack():
+            apply = _Eager.apply
+        else:  # what that comes to, but for a look at the signature of `forward`, which takes longer than all the rest
+            apply = super(torch.autograd.Function, _Eager).apply
+        results: tuple[Any, ...] = apply(task.emptied(), a, b, c, d, e)  # type: ignore[no-untyped-call]
         return results
 
     def compute(self, task: Task) -> tuple[Any, ...]:
         """Run the task with no derivative attached, in blocks where there are values."""
         arrays = [a for a in task.arrays if a is not None]
-        if not all(map(self._is_plain, arrays)):
-            return task.at_once()
-        if all(a.device.type == "cpu" for a in arrays) and not get_interpreter_stack():
-            return _in_numpy(task)
-        return super().run(task)
+        if _are_numpys(arrays):
+            return tuple(map(_from_numpy, IN_NUMPY.run(_in_numpy(task))))
+        return super().run(task) if _are_plain(arrays) else task.at_once()
 
     def linear_rows(self, row_bytes: int, max_bytes: int | None) -> int:
         return IN_NUMPY.linear_rows(row_bytes, max_bytes)
 
     def linear(self, task: Any) -> Any:
         arrays = [a for a in task.arrays if a is not None]
-        if all(map(self._is_plain, arrays)) and any(map(_may_differentiate, arrays)) and forward_ad._current_level < 0:
+        if _are_plain(arrays) and _may_differentiate(arrays) and forward_ad._current_level < 0:
             return _Linear.apply(task.emptied(), *task.arrays)  # type: ignore[no-untyped-call]
         return super().linear(task)
 
@@ -162,16 +189,8 @@ class Torch(Backend):
 
     def is_computed(self, *arrays: Any) -> bool:
         """Whether arrays hold values and nobody asks how they were computed: they may be written to."""
-        return all(a is None or (self._is_plain(a) and not _may_differentiate(a)) for a in arrays)
-
-    def _is_plain(self, array: Any) -> bool:
-        """Whether `array` holds values: it is not traced, fake or inside a transform."""
-        return (
-            type(array) in (torch.Tensor, torch.nn.Parameter)
-            and not torch.compiler.is_compiling()
-            and not _is_transformed(array)
-            and torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.PROXY) is None  # make_fx records operations
-        )
+        given = [a for a in arrays if a is not None]
+        return _are_plain(given) and not _may_differentiate(given)
 
 
 class _NumPy(NumPy):
@@ -193,12 +212,29 @@ class _NumPy(NumPy):
         return super().store(xp, a, dtype)
 
 
-def _in_numpy(task: Task) -> tuple[Any, ...]:
-    """Run a task of tensors that NumPy can read."""
-    options = task.options._replace(dtype=getattr(np, str(task.options.dtype).rpartition(".")[2]), backend=IN_NUMPY)
+def _are_plain(arrays: Sequence[Any]) -> bool:
+    """Whether all hold values: none is traced, fake or inside a transform."""
+    if torch.compiler.is_compiling():
+        return False
+    if torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.PROXY) is not None:  # make_fx records operations
+        return False
+    return PLAIN.issuperset(map(type, arrays)) and not any(map(_is_transformed, arrays))
+
+
+def _are_numpys(arrays: Sequence[Any]) -> bool:
+    """Whether NumPy computes with these."""
+    return _are_plain(arrays) and not get_interpreter_stack() and all(a.is_cpu for a in arrays)
+
+
+def _in_numpy(task: Task) -> Task:
+    """A task of tensors that NumPy can read, in NumPy."""
     rows, shared = (tuple(map(_to_numpy, arrays)) for arrays in (task.rows, task.shared))
-    results = IN_NUMPY.run(Task(task.kernel, np, options, rows, shared, task.lead))
-    return tuple(map(_from_numpy, results))
+    return Task(task.kernel, np, _numpys(task.options), rows, shared, task.lead)
+
+
+@lru_cache
+def _numpys(options: Any) -> Any:
+    return options._replace(dtype=getattr(np, str(options.dtype).rpartition(".")[2]), backend=IN_NUMPY)
 
 
 def _to_numpy(array: Any) -> Any:
@@ -224,18 +260,27 @@ def _multiplies_fast(array: Any) -> bool:
     return bool(array.dtype != torch.float16 or array.device.type != "cpu")
 
 
-def _may_differentiate(array: Any) -> bool:
-    """Whether a derivative with respect to `array` may be asked for."""
-    if array.requires_grad and torch.is_grad_enabled():
+def _may_differentiate(arrays: Sequence[Any]) -> bool:
+    """Whether a derivative with respect to one of them may be asked for."""
+    if torch.is_grad_enabled() and any(a.requires_grad for a in arrays):
         return True
     if torch.compiler.is_compiling():
         return False
-    return _is_transformed(array) or forward_ad._current_level >= 0
+    return forward_ad._current_level >= 0 or any(map(_is_transformed, arrays))
 
 
 def _is_transformed(array: Any) -> bool:
     """Whether `array` is one of a transform of torch.func, or of autograd's batched gradients."""
     return is_functorch_wrapped_tensor(array) or is_legacy_batchedtensor(array)
+
+
+def _pulled_back(task: Task, cotangents: Sequence[Any]) -> Any:
+    """`Task.vjp`, in NumPy from beginning to end where no derivative of it may be asked for."""
+    arrays = [a for a in (*task.arrays, *cotangents) if a is not None]
+    if task.kernel is not loss or _may_differentiate(arrays) or not _are_numpys(arrays):
+        return task.vjp(tuple(cotangents))
+    with np.errstate(all="ignore"):
+        return _from_numpy(_in_numpy(task).vjp(tuple(map(_to_numpy, cotangents))))
 
 
 def _may_attach() -> bool:
@@ -279,7 +324,7 @@ class _Compiled(torch.autograd.Function):
         if any(c is not None for c in cotangents):
             task = _filled(ctx.empty, arrays)
             if ctx.needs_input_grad[1]:
-                found[0] = task.vjp(cotangents)
+                found[0] = _pulled_back(task, cotangents)
             others = [i for i in range(1, len(arrays)) if ctx.needs_input_grad[i + 1]]
             if others:
                 results, pull = _vjp(task.partial(others), *(arrays[i] for i in others))
