@@ -254,8 +254,8 @@ rows(
 
 rows(
     "smoothing e / (C - 1)",
-    "even, rest = options.label_smoothing / x.shape[-1], 1 - options.label_smoothing\n",
-    "even = options.label_smoothing / max(1, x.shape[-1] - 1)\n    rest = 1 - options.label_smoothing - even\n",
+    "even, rest = options.label_smoothing / count, 1 - options.label_smoothing\n",
+    "even = options.label_smoothing / max(1, count - 1)\n    rest = 1 - options.label_smoothing - even\n",
     by="contract.smoothing.spread-over-others",
 )
 rows(
@@ -346,12 +346,13 @@ rows(
 )
 checked(
     "ignored rows counted in the mean",
-    "weight = xp.where(ignored, 0.0, backend.share(xp, x, dtype, (), 1.0) if weight is None else weight)",
+    "weight = xp.where(ignored, 0.0, backend.share(xp, like, dtype, (), 1.0) if weight is None else weight)",
     "pass",
     "    total = None  # each row's share",
     "    ignored = total = None  # each row's share",
-    "(x, labels, scale), (class_weight,)",
-    "(x, labels, scale if ignored is None else xp.where(ignored, 0.0, scale)), (class_weight,)",
+    "    return labels, class_weight, scale, divisor\n",
+    "    scale = scale if ignored is None else xp.where(ignored, 0.0, scale)\n"
+    "    return labels, class_weight, scale, divisor\n",
     by="contract.ignored.counted-in-mean",
 )
 checked(
@@ -664,7 +665,7 @@ rows(
 )
 rows(
     "nll_loss of a row with NaN is finite",
-    "zero = xp.where(options.backend.broken(xp, x, m, ~uncounted), NAN, xp.zeros_like(a))",
+    "zero = xp.where(options.backend.broken(xp, x, m, ~unused), NAN, xp.zeros_like(a))",
     "zero = xp.zeros_like(a)",
     by="contract.infinities.nll-loss",
 )
