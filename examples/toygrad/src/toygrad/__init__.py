@@ -94,6 +94,18 @@ def _put_into(c, shape, key):
     return result
 
 
+def concat(arrays, axis=0):
+    """Each array at its place among zeros, and all of these added up."""
+    axis %= arrays[0].ndim
+    end, total = 0, sum(a.shape[axis] for a in arrays)
+    placed = []
+    for a in arrays:
+        start, end = end, end + a.shape[axis]
+        key = (slice(None),) * axis + (slice(start, end),)
+        placed.append(xp.put_into(a, (*a.shape[:axis], total, *a.shape[axis + 1 :]), key))
+    return sum(placed[1:], placed[0])
+
+
 MADE = {"take_from": lambda x, key: x[key], "put_into": _put_into}
 # By function and argument: the argument's cotangent, given that of the result and all arguments.
 PULLS = {
@@ -101,6 +113,10 @@ PULLS = {
     "subtract": [lambda c, a, b: c, lambda c, a, b: -c],
     "multiply": [lambda c, a, b: c * b, lambda c, a, b: c * a],
     "divide": [lambda c, a, b: c / b, lambda c, a, b: -c * (a / b) / b],
+    "matmul": [
+        lambda c, a, b: xp.matmul(c, xp.permute_dims(b, (1, 0))),
+        lambda c, a, b: xp.matmul(xp.permute_dims(a, (1, 0)), c),
+    ],
     "where": [None, lambda c, k, a, b: xp.where(k, c, 0.0), lambda c, k, a, b: xp.where(k, 0.0, c)],
     "negative": [lambda c, x: -c],
     "abs": [lambda c, x: xp.where(x < 0, -c, c)],
