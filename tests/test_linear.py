@@ -175,6 +175,20 @@ def test_torch_compiled(recompute):
 
 
 @policies
+def test_torch_autocast_changes_nothing(recompute):
+    torch = require("torch").namespace()
+    loss, arrays = of_torch(FEW_LABELS, recompute)
+    arrays = [a.detach().float().requires_grad_() for a in arrays]
+    expected = loss(*arrays)
+    gradients = torch.autograd.grad(expected, arrays)
+    with torch.autocast("cpu"):
+        value = loss(*arrays)
+        found = torch.autograd.grad(value, arrays)
+    for a, b in zip((value, *found), (expected, *gradients), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-7)
+
+
+@policies
 def test_torch_asks_for_some_gradients(recompute):
     torch = require("torch").namespace()
     loss, arrays = of_torch(FEW_LABELS, recompute)

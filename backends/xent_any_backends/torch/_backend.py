@@ -146,6 +146,10 @@ class Torch(Backend):
         return super().linear(task)
 
     def scan(self, task: Any, step: Any, totals: Any) -> tuple[Any, ...]:
+        hidden = task.rows[0]
+        if is_autocast(hidden):  # which would compute the products in another dtype
+            with torch.autocast(hidden.device.type, enabled=False):
+                return self.scan(task, step, totals)
         if not self.is_computed(*task.arrays):
             # A compiler would fuse the blocks again, and batched gradients have no rule for concat.
             if torch.compiler.is_compiling() or any(map(is_legacy_batchedtensor, filter(_is_some, task.arrays))):
@@ -249,6 +253,12 @@ def _from_numpy(array: Any) -> Any:
     if array.dtype == BFLOAT16:
         return torch.from_numpy(array.view(np.uint16)).view(torch.bfloat16)
     return torch.from_numpy(array)
+
+
+def is_autocast(tensor: torch.Tensor) -> bool:
+    """Whether PyTorch now chooses the dtypes of products where `tensor` lies."""
+    kind = tensor.device.type
+    return torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
 
 
 def _is_some(array: Any) -> bool:

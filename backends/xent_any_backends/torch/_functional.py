@@ -5,7 +5,6 @@ not fit together are handed to PyTorch's own function, which says what is wrong 
 them is nothing that the core computes: no classes, the softmax of a number, nested tensors, complex binary targets.
 """
 
-import contextlib
 import functools
 import math
 from collections.abc import Callable, Sequence
@@ -20,7 +19,7 @@ from torch.overrides import handle_torch_function, has_torch_function
 import xent_any
 from xent_any._functions import Reduction
 
-from ._backend import BACKEND, IN_NUMPY
+from ._backend import BACKEND, IN_NUMPY, is_autocast
 
 _HALF = (torch.float16, torch.bfloat16)
 _FLOATING = (*_HALF, torch.float32, torch.float64)
@@ -342,7 +341,7 @@ def linear_cross_entropy(
     -----
     The differences from PyTorch are those of `cross_entropy`, and
 
-    * logits of half precision are not rounded to it;
+    * logits of half precision are not rounded to it, where `linear_weight` has two dimensions;
     * `options` can be had together with probabilities, label smoothing and every derivative that PyTorch has: a second
       backward pass, higher orders, forward mode, `torch.func` and `torch.compile`;
     * it is here in every PyTorch that this library supports.
@@ -363,19 +362,18 @@ def linear_cross_entropy(
         name = _REDUCTIONS[_reduction.get_enum(reduction)]
         dtype = _result_dtype(logits, target, weight) if soft else _result_dtype(logits)
         count = linear_weight.shape[0]
-        with torch.autocast(input.device.type, enabled=False) if _is_autocast(input) else contextlib.nullcontext():
-            loss: Tensor = xent_any.linear_cross_entropy(
-                input.to(logits.dtype),
-                linear_weight.to(logits.dtype),
-                target if soft else _of_rows(logits, target),
-                bias=None if linear_bias is None else linear_bias.to(logits.dtype),
-                class_weight=weight,
-                ignore_index=ignored,
-                label_smoothing=label_smoothing,
-                reduction=name,
-                denominator=float(logits.numel() // count) or None if soft and name == "mean" else None,
-                max_bytes=_chunk_bytes(options, input, count),
-            )
+        loss: Tensor = xent_any.linear_cross_entropy(
+            input.to(logits.dtype),
+            linear_weight.to(logits.dtype),
+            target if soft else _of_rows(logits, target),
+            bias=None if linear_bias is None else linear_bias.to(logits.dtype),
+            class_weight=weight,
+            ignore_index=ignored,
+            label_smoothing=label_smoothing,
+            reduction=name,
+            denominator=float(logits.numel() // count) or None if soft and name == "mean" else None,
+            max_bytes=_chunk_bytes(options, input, count),
+        )
         return loss.to(dtype)
     theirs = getattr(F, "linear_cross_entropy", None)
     if not fits and theirs is not None:
@@ -570,18 +568,13 @@ def _result_dtype(*tensors: Tensor | None) -> torch.dtype:
     return functools.reduce(torch.promote_types, (_autocast(t) for t in tensors if t is not None))
 
 
-def _is_autocast(tensor: Tensor) -> bool:
-    kind = tensor.device.type
-    return torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
-
-
 def _autocast(tensor: Tensor) -> torch.dtype:
-    return torch.float32 if tensor.dtype in _HALF and _is_autocast(tensor) else tensor.dtype
+    return torch.float32 if tensor.dtype in _HALF and is_autocast(tensor) else tensor.dtype
 
 
 def _autocast_linear(tensor: Tensor) -> torch.dtype:
     """The dtype in which a linear layer takes it."""
-    if tensor.dtype in (*_HALF, torch.float32) and _is_autocast(tensor):
+    if tensor.dtype in (*_HALF, torch.float32) and is_autocast(tensor):
         return torch.get_autocast_dtype(tensor.device.type)
     return tensor.dtype
 
