@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import array_api_compat
 
 from ._derivatives import RULES, SYMMETRIC
-from ._rows import RESULTS, Array, Arrays, Guarded, Kernel, Options, cast, pairwise_sum
+from ._rows import INF, RESULTS, Array, Arrays, Guarded, Kernel, Options, cast, pairwise_sum
 
 GROUP = "xent_any.backends"
 
@@ -267,6 +267,10 @@ class Backend:
         k = xp.min(xp.where(x == m[..., None], classes, x.shape[-1]), axis=-1)
         return k, xp.where(xp.isnan(m), m, self.pick(xp, x, k))
 
+    def second(self, xp: Any, x: Array, k: Array) -> Array:
+        """The maximum of each row of x (*lead, C) over the classes other than k, which `top` has found."""
+        return xp.max(self.put(xp, x, k, -INF), axis=-1)
+
     def broken(self, xp: Any, x: Array, m: Array, rows: Array | None) -> Array:
         """Which rows of x (*lead, C) have a maximum m, from `top`, that is not finite.
 
@@ -333,7 +337,6 @@ class Backend:
         """What `always` returns, or the results that `usual` returns, if the condition beside them holds nowhere.
 
         `always` is right everywhere, but takes longer: where arrays such as `like` cannot be read, it is called alone.
-        A backend may return None instead of the last result, to have it computed anew.
         """
         if self.is_readable(like):
             results, condition = usual()

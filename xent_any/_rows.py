@@ -49,6 +49,7 @@ class Primitives(Protocol):
     def load(self, xp: Any, a: Array, dtype: Any) -> Array: ...
     def store(self, xp: Any, a: Array, dtype: Any) -> Array: ...
     def top(self, xp: Any, x: Array) -> tuple[Array, Array]: ...
+    def second(self, xp: Any, x: Array, k: Array) -> Array: ...
     def broken(self, xp: Any, x: Array, m: Array, rows: Array | None) -> Array: ...
     def pick(self, xp: Any, a: Array, k: Array) -> Array: ...
     def put(self, xp: Any, a: Array, k: Array, value: Array | float, *, owned: bool = False) -> Array: ...
@@ -183,27 +184,25 @@ def softmax_state(
     """The state of rows, of which `highest` has told k, m and `masked`; with `e`, if that is to be kept."""
     backend = options.backend
 
-    def below() -> Array:
-        return backend.put(xp, unbroken(xp, options, x, masked), k, -INF)
-
     def near() -> Guarded:
         e, s = backend.others(xp, x, k, m, keep=keep)
         perhaps_far = s < NEGLIGIBLE * x.shape[-1]
         return (m, s, e), perhaps_far if masked is None else masked | perhaps_far
 
     def far() -> Arrays:
-        rest = below()
-        top = xp.max(rest, axis=-1)
-        base = xp.where((m - top > FAR) & (top > -INF), top, m)
+        top = backend.second(xp, x, k)
+        is_far = (m - top > FAR) & (top > -INF)
+        base = xp.where(is_far if masked is None else is_far & ~masked, top, m)
+        rest = backend.put(xp, unbroken(xp, options, x, masked), k, -INF) if keep else x
         e, total = backend.others(xp, rest, k, base, keep=keep)
+        if masked is not None and not keep:
+            total = xp.where(masked, x.shape[-1] - 1.0, total)
         return base, total, e
 
     base, total, e = backend.either(xp, m, near, far)
     if base is m:
         return Softmax(k, m, e, total, total)
     root = xp.exp(0.5 * (base - m))
-    if keep and e is None:
-        e, _ = backend.others(xp, below(), k, base)
     return Softmax(k, m, e, total, root * total * root, root)
 
 
