@@ -284,9 +284,8 @@ class LinearProblem(NamedTuple):
     def loss_and_gradients(self) -> tuple[Array, Arrays]:
         """The loss, reduced, and the gradients of the layer's inputs, weight and bias."""
         losses, d_hidden, d_weight, d_bias = self.backend.linear_and_gradients(self.task)
-        loss = self.backend.sum(self.task.xp, losses) if self.task.summed else losses
         d_hidden = self.task.xp.reshape(d_hidden, (*self.lead, d_hidden.shape[-1]))
-        return self.reduced(loss), (d_hidden, d_weight, d_bias)
+        return self.reduced(self.task.reduced(losses)), (d_hidden, d_weight, d_bias)
 
     def reduced(self, loss: Array) -> Array:
         xp = self.task.xp

@@ -11,7 +11,7 @@ before it have left. Everything is computed in the precision of the loss, and ro
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TypeAlias
+from typing import ClassVar, TypeAlias
 
 from . import _rows
 from ._backend import Task
@@ -47,6 +47,9 @@ class LinearTask(Task):
     summed: bool
     recompute: bool
 
+    LAYER: ClassVar[tuple[int, int, int]] = (0, 4, 5)
+    """Where in `arrays` the layer's inputs, weight and bias are."""
+
     def filled(self, arrays: Sequence[Array | None]) -> "LinearTask":
         """The same task with other `arrays`."""
         count = len(self.rows)
@@ -54,8 +57,11 @@ class LinearTask(Task):
 
     def at_once(self) -> Arrays:
         """What is asked for, without an analytic derivative of its own: the losses' derivatives are that."""
-        losses = self.losses()
-        return (self.options.backend.sum(self.xp, losses) if self.summed else losses,)
+        return (self.reduced(self.losses()),)
+
+    def reduced(self, losses: Array) -> Array:
+        """What is asked for, given the loss of each row."""
+        return self.options.backend.sum(self.xp, losses) if self.summed else losses
 
     def row_bytes(self) -> int:
         """Bytes of one row of logits."""
@@ -108,10 +114,9 @@ class LinearTask(Task):
     def _widened(self) -> Arrays:
         """The layer's weight and bias as what computes the logits takes them."""
         _, weight, bias = self.shared
-        dtype = self.options.dtype
-        return self.options.backend.widened(self.xp, weight, dtype), None if bias is None else _rows.cast(
-            self.xp, bias, dtype
-        )
+        xp, dtype = self.xp, self.options.dtype
+        weight = self.options.backend.widened(xp, weight, dtype)
+        return weight, None if bias is None else _rows.cast(xp, bias, dtype)
 
     def _run(self, kernel: Kernel, hidden: Array, rows: Arrays, weight: Array, bias: Array | None) -> Arrays:
         """Run a kernel on the logits of rows, whose inputs are `hidden`."""

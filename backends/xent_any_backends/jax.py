@@ -128,7 +128,7 @@ class JAX(Backend):
         return (_linear if task.recompute else _linear_with_gradient)(task.emptied(), task.arrays)
 
     def linear_and_gradients(self, task: Any) -> tuple[Any, ...]:
-        return tuple(_linear_and_gradients(task.emptied(), task.arrays, (True,) * len(LAYER)))
+        return tuple(_linear_and_gradients(task.emptied(), task.arrays, (True,) * len(task.LAYER)))
 
     def scan(self, task: Any, step: Any, totals: Any) -> tuple[Any, ...]:
         (count,), size = task.lead, task.block
@@ -258,10 +258,6 @@ def _along_first(empty: Task, arrays: Any, tangent: Any) -> Any:
     return empty.filled(arrays).jvp(tangent)
 
 
-LAYER = (0, 4, 5)
-"""Where in a linear task's arrays the layer's inputs, weight and bias are."""
-
-
 @functools.partial(jax.jit, static_argnums=0)
 def _linear(empty: Any, arrays: Any) -> Any:
     """What a linear task asks for; JAX differentiates it block by block."""
@@ -281,13 +277,13 @@ _linear_with_gradient = jax.custom_jvp(_linear, nondiff_argnums=(0,))
 def _linear_derivative(empty: Any, primals: Any, tangents: Any) -> Any:
     (arrays,), (along,) = primals, tangents
     given = [i for i, t in enumerate(along) if not (t is None or isinstance(t, SymbolicZero))]
-    losses, *gradients = _linear_and_gradients(empty, arrays, tuple(i in given for i in LAYER))
-    terms = [jnp.vdot(g, along[i]) for i, g in zip(LAYER, gradients, strict=True) if g is not None]
-    others = [i for i in given if i not in LAYER]
+    losses, *gradients = _linear_and_gradients(empty, arrays, tuple(i in given for i in empty.LAYER))
+    terms = [jnp.vdot(g, along[i]) for i, g in zip(empty.LAYER, gradients, strict=True) if g is not None]
+    others = [i for i in given if i not in empty.LAYER]
     if others:
         linear = empty.filled(arrays).partial(others)
         terms += jax.jvp(linear, [arrays[i] for i in others], [along[i] for i in others])[1]
-    return jnp.sum(losses), sum(terms, jnp.zeros_like(losses, shape=())).astype(losses.dtype)
+    return empty.reduced(losses), sum(terms, jnp.zeros_like(losses, shape=())).astype(losses.dtype)
 
 
 @functools.partial(jax.jit, static_argnames=("kernel", "options", "lead", "dtypes", "count"))

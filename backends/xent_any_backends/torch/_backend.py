@@ -152,7 +152,7 @@ class Torch(Backend):
                 return self.scan(task, step, totals)
         if not self.is_computed(*task.arrays):
             # A compiler would fuse the blocks again, and batched gradients have no rule for concat.
-            if torch.compiler.is_compiling() or any(map(is_legacy_batchedtensor, filter(_is_some, task.arrays))):
+            if torch.compiler.is_compiling() or any(is_legacy_batchedtensor(a) for a in task.arrays if a is not None):
                 return tuple(step(totals, task.rows))
             return super().scan(task, step, totals)
         scale, used = task.rows[2], None
@@ -259,10 +259,6 @@ def is_autocast(tensor: torch.Tensor) -> bool:
     """Whether PyTorch now chooses the dtypes of products where `tensor` lies."""
     kind = tensor.device.type
     return torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
-
-
-def _is_some(array: Any) -> bool:
-    return array is not None
 
 
 def _multiplies_fast(array: Any) -> bool:
@@ -382,8 +378,8 @@ class _Linear(torch.autograd.Function):
         ctx.save_for_backward(*arrays)
         if task.recompute:
             return task.at_once()[0]
-        losses, *ctx.gradients = task.losses_and_gradients(*(ctx.needs_input_grad[i + 1] for i in LAYER))
-        return task.options.backend.sum(task.xp, losses)
+        losses, *ctx.gradients = task.losses_and_gradients(*(ctx.needs_input_grad[i + 1] for i in task.LAYER))
+        return task.reduced(losses)
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Any) -> Any:
@@ -395,10 +391,10 @@ class _Linear(torch.autograd.Function):
             if gradients is None or not BACKEND.is_computed(c):
                 hidden, labels, a, *shared = arrays
                 scaled = task.filled((hidden, labels, torch.where(a == 0, a, a * c), *shared))
-                gradients = scaled.losses_and_gradients(*(needed[i] for i in LAYER))[1:]
+                gradients = scaled.losses_and_gradients(*(needed[i] for i in task.LAYER))[1:]
             else:
                 gradients = [None if g is None else g.mul_(c) for g in gradients]
-            for i, gradient in zip(LAYER, gradients, strict=True):
+            for i, gradient in zip(task.LAYER, gradients, strict=True):
                 found[i] = gradient
         others = [i for i, is_needed in enumerate(needed) if is_needed and found[i] is None]
         if others:
@@ -406,10 +402,6 @@ class _Linear(torch.autograd.Function):
             for i, cotangent in zip(others, pull((c,)), strict=True):
                 found[i] = cotangent
         return None, *found
-
-
-LAYER = (0, 4, 5)
-"""Where in a linear task's arrays the layer's inputs, weight and bias are."""
 
 
 def _filled(empty: Task, arrays: Sequence[Any]) -> Task:

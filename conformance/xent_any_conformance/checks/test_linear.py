@@ -17,7 +17,9 @@ WEIGHT = np.asarray([[0.5, 1, -0.25], [1, -1.5, 0.5], [-1, 0.25, 1], [2, 0.5, 1.
 BIAS = np.asarray([0.5, -1, 0, 0.25, 1])
 LOGITS = HIDDEN @ WEIGHT.T + BIAS
 ONE_ROW = 1  # as max_bytes: a block is never less than a row
-FUNCTIONS, LABELS, DTYPES = (f"docs/contract.md, {part}" for part in ("Linear layer", "Labels", "Dtypes and arrays"))
+FUNCTIONS, LABELS, DTYPES = (
+    f"docs/contract.md, {part}" for part in ("Linear layer", "Labels", "Dtypes, devices, arrays")
+)
 
 
 def gradients(g: Any, hidden: Any = HIDDEN) -> tuple[Any, Any, Any]:
@@ -78,7 +80,7 @@ def test_shapes(subject: Subject, dtype: str) -> None:  # noqa: F811
 @check(
     "contract.linear.ignored",
     "Ignored rows have loss 0 and gradient 0 and no part in the others', whatever they hold.",
-    source=LABELS,
+    source="docs/contract.md, Ignored rows, infinities, NaN",
 )
 def test_ignored(subject: Subject, dtype: str) -> None:  # noqa: F811
     f = subject.functions.linear_cross_entropy_value_and_grad
