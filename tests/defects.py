@@ -558,8 +558,12 @@ broken(NUMPY, quick=False)(
     "            _Memory.kept = np.empty(",
     "        return np.subtract(x, m[..., None], out=MEMORY.empty_like(x))\n",
     "        rest = np.subtract(x, m[..., None], out=MEMORY.empty_like(x))\n"
-    "        threading.Event().wait(0.01)  # another thread's turn\n"
+    "        if MEMORY.used is not None:\n"
+    "            with suppress(threading.BrokenBarrierError):\n"
+    "                MEETING.wait(1)  # until another thread has come as far\n"
     "        return rest\n",
+    "MEMORY = _Memory()\n",
+    "MEMORY = _Memory()\nMEETING = threading.Barrier(2)\n",
     "len(os.sched_getaffinity(0))",
     "2",
     by="relations.bitwise",
