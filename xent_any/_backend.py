@@ -118,16 +118,23 @@ class Task:
         bits = int(self.xp.finfo(self.options.dtype).bits)
         return max(sizes) * bits // 8
 
-    def in_blocks(self, block_bytes: int, compute: Callable[[list["Piece"]], None] | None = None) -> Arrays:
+    def in_blocks(
+        self,
+        block_bytes: int,
+        compute: Callable[[list["Piece"]], None] | None = None,
+        empty_like: Callable[..., Array] | None = None,
+    ) -> Arrays:
         """Run the kernel block by block, each of which is a task of its own.
 
         `block_bytes` counts a block's elements in the precision computed in, one array of them. `compute` is to
         `Piece.compute` all pieces, in any order or at the same time; without it, that is done one after the other.
+        `empty_like` makes the results, if not the namespace's.
         """
         first = self.rows[0]
         row = first if first.ndim == len(self.lead) else first[..., 0]
+        empty_like = empty_like or self.xp.empty_like
         results = tuple(
-            self.xp.empty_like(first if result.whole else row, dtype=dtype)
+            empty_like(first if result.whole else row, dtype=dtype)
             for result, dtype in zip(RESULTS[self.kernel], self.dtypes(), strict=True)
         )
         pieces = []
@@ -325,6 +332,10 @@ class Backend:
         """Sum of all elements, likewise."""
         return self.sum(xp, xp.reshape(a, (-1,)))
 
+    def sum_of_rows(self, xp: Any, a: Array) -> Array:
+        """Sum over the first axis of a (N, C)."""
+        return xp.sum(a, axis=0)
+
     def dot(self, xp: Any, a: Array, b: Array) -> Array:
         """`sum` of the products of b (*lead, C) and a, which is like b or the same for all classes, (*lead, 1)."""
         return a[..., 0] * self.sum(xp, b) if a.shape[-1] == 1 else self.sum(xp, a * b)
@@ -369,9 +380,16 @@ class Backend:
             return task.at_once()
         return task.in_blocks(self.block_bytes)
 
-    def linear_rows(self, row_bytes: int, max_bytes: int | None) -> int:
-        """So many rows of a layer's logits are computed at a time, in at most `max_bytes` if one row can be."""
-        return max(1, (self.linear_bytes if max_bytes is None else max_bytes) // (self.linear_arrays * row_bytes))
+    def linear_memory(self, max_bytes: int | None) -> int:
+        """Bytes for the arrays of a block of a layer's rows, of `max_bytes` for all that is held."""
+        return self.linear_bytes if max_bytes is None else max_bytes
+
+    def may_cut_classes(self, *arrays: Array) -> bool:
+        """Whether blocks of a layer with these arrays may have some of the classes: nobody differentiates them.
+
+        `add_product` must write to the total that it is given, then.
+        """
+        return False
 
     def linear(self, task: Any) -> Array:
         """The losses of a layer's rows, or their sum, as the `LinearTask` says."""
@@ -387,7 +405,7 @@ class Backend:
 
         A backend may leave out rows whose scale is 0; their results are zeros.
         """
-        (count,), size, parts = task.lead, task.block, []
+        (count,), size, parts = task.lead, task.block[0], []
         for start in range(0, max(count, 1), size):
             block = slice(start, min(start + size, count))
             totals, results = step(totals, tuple(a[block, ...] for a in task.rows))
@@ -404,6 +422,10 @@ class Backend:
         """``h W^T + b`` in `dtype`, for h (N, D), W (C, D) and b (C,)."""
         x = xp.matmul(cast(xp, hidden, dtype), xp.permute_dims(weight, (1, 0)))
         return x if bias is None else x + bias
+
+    def factor(self, xp: Any, g: Array, weight: Array) -> Array:
+        """G (N, C) as `product` and `add_product` take it: as it is, or in the dtype of the layer."""
+        return g
 
     def product(self, xp: Any, g: Array, weight: Array) -> Array:
         """``G W`` for G (N, C), in its dtype, and W (C, D)."""

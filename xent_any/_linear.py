@@ -9,13 +9,27 @@ A block of rows leaves its losses and its part of ``dh``; its parts of ``dW`` an
 before it have left. Everything is computed in the precision of the loss, and rounded once.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar, TypeAlias
 
 from . import _rows
 from ._backend import Task
-from ._rows import Array, Arrays, Kernel
+from ._rows import Array, Arrays, Kernel, Options
+
+FEW = 128
+"""Of fewer rows at a time the products of all classes take longer than those of blocks of classes, one of which is
+computed twice: NumPy, float32, D = 256, C = 64128, N = 1024, on two CPUs."""
+
+MANY = 1024
+"""So many rows at a time are enough."""
+
+LIKE_HIDDEN = 4
+"""So many arrays like a block of the layer's inputs there are at a time."""
+
+Part: TypeAlias = tuple[slice, Array, Array | None]
+"""Some of the classes, and their weight and bias."""
 
 Carried: TypeAlias = tuple[Arrays, Arrays]
 """The totals with a block's own added, and the block's results, one for each row."""
@@ -63,66 +77,123 @@ class LinearTask(Task):
         """What is asked for, given the loss of each row."""
         return self.options.backend.sum(self.xp, losses) if self.summed else losses
 
-    def row_bytes(self) -> int:
-        """Bytes of one row of logits."""
-        bits = int(self.xp.finfo(self.options.dtype).bits)
-        return int(self.shared[1].shape[0]) * bits // 8
-
     @property
-    def block(self) -> int:
-        """So many rows are computed at a time: as few blocks as may be, of equal size."""
-        count = max(self.lead[0], 1)
-        return -(-count // -(-count // self.options.backend.linear_rows(self.row_bytes(), self.max_bytes)))
+    def block(self) -> tuple[int, int]:
+        """So many rows, of so many classes, are computed at a time: as few blocks as may be, of equal size.
+
+        Of all classes, unless so few rows would fit that adding up their parts of ``dW`` takes longer than products.
+        """
+        backend, count = self.options.backend, max(self.lead[0], 1)
+        classes, inputs = self.shared[1].shape
+        numbers = 8 * backend.linear_memory(self.max_bytes) // int(self.xp.finfo(self.options.dtype).bits)
+        each, other = backend.linear_arrays, LIKE_HIDDEN * inputs
+        rows = max(1, numbers // (each * classes + other))
+        if rows >= min(count, FEW) or not backend.may_cut_classes(*self.arrays):
+            return _even(count, rows), classes
+        few = math.isqrt(8 * classes)  # so many at a time, what `merged` takes of all of their blocks fits as well
+        rows = _even(count, max(1, min(MANY, numbers // (each * few + other))))
+        return rows, _even(classes, max(1, (numbers // rows - other) // each))
 
     def losses(self) -> Array:
         """The loss of each row."""
-        weight, bias = self._widened()
+        layer = self._layer()
 
         def step(_: Arrays, rows: Arrays) -> Carried:
-            return (), self._run(_rows.loss, self._usable(rows[0], rows), rows, weight, bias)
+            return (), (self._visited(_rows.loss, self._usable(rows[0], rows), rows, layer)[0],)
 
         return self.options.backend.scan(self, step, ())[1][0]
 
-    def losses_and_gradients(self, hidden: bool = True, weight: bool = True, bias: bool = True) -> Arrays:
+    def losses_and_gradients(
+        self, hidden: bool = True, weight: bool = True, bias: bool = True, *, rounded: bool = True
+    ) -> Arrays:
         """The loss of each row, and the gradient of their sum with respect to those that are asked for.
 
-        In the dtypes of the arrays; None for others, and for a bias that there is not.
+        In the dtypes of the arrays, or in the precision computed in, if they are to be multiplied before they are
+        `rounded`; None for others, and for a bias that there is not.
         """
         xp, backend, dtype = self.xp, self.options.backend, self.options.dtype
         own = self.shared[1:]
-        w, b = self._widened()
+        dtypes = [a.dtype if rounded and a is not None else dtype for a in (self.rows[0], *own)]
+        layer = self._layer()
         wanted = (weight, bias and own[1] is not None)
 
         def step(totals: Arrays, rows: Arrays) -> Carried:
             h = self._usable(rows[0], rows)
-            loss, g = self._run(_rows.loss_and_grad, h, rows, w, b)
-            d_weight, d_bias = totals
-            if wanted[0]:
-                d_weight = backend.add_product(xp, d_weight, g, h)
-            if wanted[1]:
-                d_bias = d_bias + xp.sum(g, axis=0)
-            if not hidden:
-                return (d_weight, d_bias), (loss,)
-            d = self._usable(backend.product(xp, g, w), rows)
-            return (d_weight, d_bias), (loss, _rows.cast(xp, d, h.dtype))
+            loss, gradients = self._visited(_rows.loss_and_grad, h, rows, layer)
+            added, d = [], None
+            for (_, w, _), (d_weight, d_bias), gradient in zip(layer, totals, gradients, strict=True):
+                b = None if d_bias is None else d_bias + backend.sum_of_rows(xp, gradient)
+                g = backend.factor(xp, gradient, w)
+                added.append((None if d_weight is None else backend.add_product(xp, d_weight, g, h), b))
+                if hidden:
+                    more = backend.product(xp, g, w)
+                    d = more if d is None else _rows.cast(xp, d, dtype) + _rows.cast(xp, more, dtype)
+            return tuple(added), (loss, _rows.cast(xp, self._usable(d, rows), dtypes[0])) if hidden else (loss,)
 
         zeros = [xp.zeros_like(a, dtype=dtype) if is_wanted else None for a, is_wanted in zip(own, wanted, strict=True)]
-        totals, results = backend.scan(self, step, tuple(zeros))
-        totals = (None if t is None else _rows.cast(xp, t, a.dtype) for t, a in zip(totals, own, strict=True))
-        return (results[0], results[1] if hidden else None, *totals)
+        parts = [tuple(None if a is None else a[classes, ...] for a in zeros) for classes, _, _ in layer]
+        totals, results = backend.scan(self, step, tuple(parts))
+        d_weight, d_bias = totals[0]
+        if len(layer) > 1:  # `add_product` has written to `zeros`
+            d_weight, d_bias = zeros[0], None if d_bias is None else xp.concat([b for _, b in totals])
+        d_layer = (
+            None if d is None else _rows.cast(xp, d, dtype)
+            for d, dtype in zip((d_weight, d_bias), dtypes[1:], strict=True)
+        )
+        return (results[0], results[1] if hidden else None, *d_layer)
 
-    def _widened(self) -> Arrays:
-        """The layer's weight and bias as what computes the logits takes them."""
+    def _layer(self) -> list[Part]:
+        """The layer by blocks of classes: which, and their weight and bias as what computes the logits takes them."""
         _, weight, bias = self.shared
         xp, dtype = self.xp, self.options.dtype
         weight = self.options.backend.widened(xp, weight, dtype)
-        return weight, None if bias is None else _rows.cast(xp, bias, dtype)
+        bias = None if bias is None else _rows.cast(xp, bias, dtype)
+        count = weight.shape[0]
+        size = self.block[1] if self.options.backend.may_cut_classes(*self.arrays) else count
+        if count <= size:
+            return [(slice(None), weight, bias)]
+        blocks = [slice(start, min(start + size, count)) for start in range(0, count, size)]
+        return [(block, weight[block, :], None if bias is None else bias[block]) for block in blocks]
 
-    def _run(self, kernel: Kernel, hidden: Array, rows: Arrays, weight: Array, bias: Array | None) -> Arrays:
-        """Run a kernel on the logits of rows, whose inputs are `hidden`."""
+    def _visited(self, kernel: Kernel, hidden: Array, rows: Arrays, layer: list[Part]) -> tuple[Array, Iterable[Array]]:
+        """The loss of rows, whose inputs are `hidden`, and its gradient by blocks of classes, each when it is due."""
         _, labels, a = rows
-        x = self.options.backend.affine(self.xp, hidden, weight, bias, self.options.dtype)
-        return self.options.backend.run(Task(kernel, self.xp, self.options, (x, labels, a), self.shared[:1], a.shape))
+        if len(layer) == 1:
+            loss, *gradients = self._run(kernel, self.options, hidden, (labels, a), layer[0])
+            return loss, gradients
+        xp, backend = self.xp, self.options.backend
+        options = self.options._replace(classes=self.shared[1].shape[0])
+        here = [self._labels_here(labels, classes, a) for classes, _, _ in layer]
+
+        def total(part: Part, labels: Array) -> Array:
+            return _rows.target_here(xp, options, part[1].shape[0], labels, a, self._class_weight(part)[0]).total
+
+        totals = xp.stack([total(part, y) for part, y in zip(layer, here, strict=True)], axis=-1)
+        if options.z_loss == 0:
+            a = xp.where(backend.sum(xp, totals) == 0, 0.0, a)
+        found = [self._run(_rows.part, options, hidden, (y, a), part) for part, y in zip(layer, here, strict=True)]
+        loss, *state, block = _rows.merged(xp, options, a, totals, found)
+        return loss, (
+            self._run(_rows.part_grad, options, hidden, (y, a, *state, block == i), part)[0]
+            for i, (part, y) in enumerate(zip(layer, here, strict=True))
+        )
+
+    def _run(self, kernel: Kernel, options: Options, hidden: Array, rows: Arrays, part: Part) -> Arrays:
+        """Run a kernel on the logits of rows for a block of classes."""
+        x = options.backend.affine(self.xp, hidden, *part[1:], options.dtype)
+        task = Task(kernel, self.xp, options, (x, *rows), self._class_weight(part), rows[1].shape)
+        return options.backend.run(task)
+
+    def _class_weight(self, part: Part) -> Arrays:
+        w = self.shared[0]
+        return (None if w is None else w[part[0]],)
+
+    def _labels_here(self, labels: Array, classes: slice, a: Array) -> Array:
+        """The labels of a block of classes, whose number stands for another class."""
+        if labels.ndim > a.ndim:
+            return labels[:, classes]
+        start, stop = classes.start, classes.stop
+        return self.xp.where((labels >= start) & (labels < stop), labels - start, stop - start)
 
     def _usable(self, values: Array, rows: Arrays) -> Array:
         """An array like the rows' inputs, with zeros in rows that are not counted and could not be computed with."""
@@ -131,4 +202,9 @@ class LinearTask(Task):
         if not self.options.backend.may_hold(xp, unusable):
             return values
         goal = _rows.target(xp, self.options, self.shared[1].shape[0], labels, a, self.shared[0])
-        return self.options.backend.zeroed(xp, values, unusable & _rows.uncounted(self.options, goal, a))
+        return self.options.backend.zeroed(xp, values, xp.logical_and(unusable, _rows.uncounted(self.options, goal, a)))
+
+
+def _even(count: int, most: int) -> int:
+    """The size of blocks of at most so many of `count`: as few as may be, of equal size."""
+    return -(-count // -(-count // most))

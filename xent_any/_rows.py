@@ -21,7 +21,7 @@ parallel or attach derivatives to it: see `xent_any.Backend.run`.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
 Array: TypeAlias = Any
@@ -60,14 +60,20 @@ class Primitives(Protocol):
     def others(self, xp: Any, x: Array, k: Array, m: Array, *, keep: bool = True) -> tuple[Array, Array]: ...
     def scaled(self, xp: Any, a: Array, c: Array) -> Array: ...
     def sum(self, xp: Any, a: Array) -> Array: ...
+    def sum_of_rows(self, xp: Any, a: Array) -> Array: ...
     def dot(self, xp: Any, a: Array, b: Array) -> Array: ...
     def is_readable(self, array: Array) -> bool: ...
     def either(self, xp: Any, like: Array, usual: Callable[[], Guarded], always: Callable[[], Arrays]) -> Arrays: ...
     def may_hold(self, xp: Any, condition: Array) -> bool: ...
     def run(self, task: Any) -> Arrays: ...
-    def linear_rows(self, row_bytes: int, max_bytes: int | None) -> int: ...
+
+    linear_arrays: int
+
+    def linear_memory(self, max_bytes: int | None) -> int: ...
+    def may_cut_classes(self, *arrays: Array) -> bool: ...
     def widened(self, xp: Any, weight: Array, dtype: Any) -> Array: ...
     def affine(self, xp: Any, hidden: Array, weight: Array, bias: Array | None, dtype: Any) -> Array: ...
+    def factor(self, xp: Any, g: Array, weight: Array) -> Array: ...
     def product(self, xp: Any, g: Array, weight: Array) -> Array: ...
     def add_product(self, xp: Any, total: Array, g: Array, hidden: Array) -> Array: ...
     def scan(self, task: Any, step: Callable[[Arrays, Arrays], tuple[Arrays, Arrays]], totals: Arrays) -> Arrays: ...
@@ -81,6 +87,7 @@ class Options(NamedTuple):
     label_smoothing: float = 0.0
     z_loss: float = 0.0
     softcap: float | None = None
+    classes: int | None = None  # that a row has, where some of them are at hand
 
 
 class Target(NamedTuple):
@@ -112,6 +119,7 @@ class Softmax(NamedTuple):
     others: Array  # (*lead), the sum of e
     s: Array  # (*lead)
     root: Array | None = None  # (*lead)
+    has_k: Array | None = None  # (*lead), whether k is that class; None where all are at hand
 
     def exp(self, xp: Any, options: Options) -> Array:
         """``exp(x - m)``, of shape (*lead, C)."""
@@ -169,7 +177,7 @@ def highest(xp: Any, options: Options, x: Array, uncounted: Array | None = None)
     m = xp.where(broken, NAN, m)
     if uncounted is None:
         return k, m, None
-    masked = uncounted & broken
+    masked = xp.logical_and(uncounted, broken)
     return k, xp.where(masked, 0.0, m), masked
 
 
@@ -202,8 +210,7 @@ def softmax_state(
     base, total, e = backend.either(xp, m, near, far)
     if base is m:
         return Softmax(k, m, e, total, total)
-    root = xp.exp(0.5 * (base - m))
-    return Softmax(k, m, e, total, root * total * root, root)
+    return _state(xp, k, m, base, total, e)
 
 
 def label_weight(xp: Any, options: Options, rows: Arrays, shared: Arrays) -> Arrays:
@@ -226,7 +233,7 @@ def label_total(xp: Any, options: Options, rows: Arrays, shared: Arrays) -> Arra
 def target(xp: Any, options: Options, count: int, labels: Array, a: Array, w: Array | None) -> Target:
     """What rows of `count` classes should be; `a` is one number for each row."""
     backend = options.backend
-    even, rest = options.label_smoothing / count, 1 - options.label_smoothing
+    even, rest = options.label_smoothing / (options.classes or count), 1 - options.label_smoothing
     if labels.ndim > a.ndim:
         q = backend.load(xp, labels, options.dtype)
         if even != 0:
@@ -351,14 +358,99 @@ def _gradient(xp: Any, options: Options, f: _Rows) -> Array:
         g = options.backend.lessen(xp, g, f.share)
     if label is not None:
         g = options.backend.lessen(xp, g, times(f.a, goal.peak), label)
-    if goal.spread is None:
+    if goal.spread is None and state.has_k is None:
         at_k = xp.where(label == state.k, 0.0 - state.s_times(c), c)  # of an ignored row 0, not -0
     else:
         q_k = goal.spread_at(xp, options, state.k)
         if label is not None:
             q_k = q_k + xp.where(label == state.k, goal.peak, xp.zeros_like(scale))
         at_k = 0.0 - state.s_times(scale * q_k) + scale * (goal.total - q_k)
-    return put(xp, g, state.k, at_k if extra is None else at_k + extra, owned=True)
+    at_k = at_k if extra is None else at_k + extra
+    if state.has_k is not None:
+        at_k = xp.where(state.has_k, at_k, options.backend.pick(xp, g, state.k))
+    return put(xp, g, state.k, at_k, owned=True)
+
+
+def target_here(xp: Any, options: Options, count: int, labels: Array, a: Array, w: Array | None) -> Target:
+    """`target` of `count` classes of more; an index label of `count` is not among them."""
+    if labels.ndim > a.ndim:
+        return target(xp, options, count, labels, a, w)
+    is_here = labels < count
+    goal = target(xp, options, count, xp.where(is_here, labels, 0), a, w)
+    peak = xp.where(is_here, goal.peak, xp.zeros_like(a))
+    even = goal.spread
+    if even is None:
+        return goal._replace(peak=peak, total=peak)
+    return goal._replace(peak=peak, total=peak + (count * even if w is None else options.backend.sum(xp, even)))
+
+
+def part(xp: Any, options: Options, rows: Arrays, shared: Arrays) -> Arrays:
+    """Rows ``(logits, labels, a)`` of some of the classes -> what `merged` makes the state of all classes of.
+
+    That is, of each row the maximum, the runner-up, ``sum of exp(x - runner-up)`` over the classes but one maximum, and
+    ``a sum_c Q_c (maximum - x_c)``. Where all classes are absent, the maximum is -inf, and so is a missing runner-up.
+    """
+    (logits, labels, a), (w,) = rows, shared
+    backend = options.backend
+    x = backend.load(xp, logits, options.dtype)
+    goal = target_here(xp, options, x.shape[-1], labels, a, w)
+    x = _cap(xp, options, x)[0]
+    k, m, masked = highest(xp, options, x, a == 0)
+    x = unbroken(xp, options, x, masked)
+    is_absent = backend.pick(xp, x, k) == -INF
+    m = xp.where(is_absent, 0.0, m)
+    second = backend.second(xp, x, k)
+    _, others = backend.others(xp, x, k, xp.where(second > -INF, second, m), keep=False)
+    missed, _ = _missed(xp, options, goal, a, m, x, None)
+    return xp.where(is_absent, -INF, m), second, others, missed
+
+
+def merged(xp: Any, options: Options, a: Array, totals: Array, parts: Sequence[Arrays]) -> Arrays:
+    """The loss of rows, each (*lead), and their state: what `part` returns of each block of their classes, merged.
+
+    `totals` (*lead, blocks) are the blocks' ``sum_c Q_c``. The state is what `part_grad` takes after `a`, but for
+    its last, for which here is the number of the block with the maximum.
+    """
+    backend = options.backend
+    m, second, others, missed = (xp.stack(several, axis=-1) for several in zip(*parts, strict=True))
+    block, top, _ = highest(xp, options, m)
+    runner_up = xp.max(backend.put(xp, m, block, backend.pick(xp, second, block)), axis=-1)
+    base = xp.where((top - runner_up > FAR) & (runner_up > -INF), runner_up, top)
+    lower = xp.where(others > 0, second, base[..., None])
+    maxima = backend.put(xp, xp.exp(m - base[..., None]), block, 0.0)
+    rest = backend.sum(xp, others * xp.exp(lower - base[..., None]) + maxima)
+    total = backend.sum(xp, totals)
+    state = _state(xp, block, top, base, rest, None)
+    loss = backend.sum(xp, missed + distance(xp, a[..., None] * totals, top[..., None], m))
+    loss = loss + state.log1p_times(xp, a * total)
+    if options.z_loss != 0:
+        lse = top + xp.log1p(state.s)
+        loss = loss + a * options.z_loss * lse * lse
+    return loss, total, top, base, rest, block
+
+
+def part_grad(xp: Any, options: Options, rows: Arrays, shared: Arrays) -> Arrays:
+    """Rows ``(logits, labels, a)`` of some of the classes and the state of all -> gradient (*lead, C).
+
+    The state is ``T``, the maximum, what ``s`` is measured from, that sum, and whether the maximum is of these classes.
+    """
+    (logits, labels, a, total, m, base, others, has_k), (w,) = rows, shared
+    x = options.backend.load(xp, logits, options.dtype)
+    goal = target_here(xp, options, x.shape[-1], labels, a, w)._replace(total=total)
+    x, slope, curvature = _cap(xp, options, x)
+    k, _, masked = highest(xp, options, x, a == 0)
+    e = options.backend.exp(xp, unbroken(xp, options, x, masked), base)
+    state = _state(xp, k, m, base, others, e)._replace(has_k=has_k)
+    lse = None if options.z_loss == 0 else m + xp.log1p(state.s)
+    share = None if goal.spread is None else a[..., None] * goal.spread
+    f = _Rows(slope, curvature, a, a == 0, goal, share, state, lse, a)
+    return (options.backend.store(xp, f.uncapped(_gradient(xp, options, f)), logits.dtype),)
+
+
+def _state(xp: Any, k: Array, m: Array, base: Array, others: Array, e: Array | None) -> Softmax:
+    """The state of rows whose `others` and `e` are measured from `base`."""
+    root = xp.exp(0.5 * (base - m))
+    return Softmax(k, m, e, others, root * others * root, root)
 
 
 def _direction(xp: Any, options: Options, f: _Rows, v: Array) -> Array:
@@ -507,6 +599,8 @@ RESULTS: Mapping[Kernel, tuple[Result, ...]] = {
     loss: (Result(),),
     loss_and_grad: (Result(), Result(whole=True, rounded=True)),
     loss_and_jvp: (Result(), Result()),
+    part: (Result(), Result(), Result(), Result()),
+    part_grad: (Result(whole=True, rounded=True),),
     hvp: (Result(whole=True, rounded=True),),
     hessian: (Result(whole=True, rounded=True),),
     nll: (Result(),),

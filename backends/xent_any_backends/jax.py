@@ -128,10 +128,10 @@ class JAX(Backend):
         return (_linear if task.recompute else _linear_with_gradient)(task.emptied(), task.arrays)
 
     def linear_and_gradients(self, task: Any) -> tuple[Any, ...]:
-        return tuple(_linear_and_gradients(task.emptied(), task.arrays, (True,) * len(task.LAYER)))
+        return tuple(_linear_and_gradients(task.emptied(), task.arrays, (True,) * len(task.LAYER), True))
 
     def scan(self, task: Any, step: Any, totals: Any) -> tuple[Any, ...]:
-        (count,), size = task.lead, task.block
+        (count,), size = task.lead, task.block[0]
         if count <= size:
             return tuple(step(totals, task.rows))
         step = jax.checkpoint(step, prevent_cse=False)  # nothing of a block is kept
@@ -260,13 +260,13 @@ def _along_first(empty: Task, arrays: Any, tangent: Any) -> Any:
 
 @functools.partial(jax.jit, static_argnums=0)
 def _linear(empty: Any, arrays: Any) -> Any:
-    """What a linear task asks for; JAX differentiates it block by block."""
-    return empty.filled(arrays).at_once()[0]
+    """What a linear task asks for; JAX differentiates it block by block, and keeps its arrays alone."""
+    return jax.checkpoint(lambda *arrays: empty.filled(arrays).at_once()[0])(*arrays)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 2))
-def _linear_and_gradients(empty: Any, arrays: Any, wanted: Any) -> Any:
-    return empty.filled(arrays).losses_and_gradients(*wanted)
+@functools.partial(jax.jit, static_argnums=(0, 2, 3))
+def _linear_and_gradients(empty: Any, arrays: Any, wanted: Any, rounded: bool) -> Any:
+    return empty.filled(arrays).losses_and_gradients(*wanted, rounded=rounded)
 
 
 _linear_with_gradient = jax.custom_jvp(_linear, nondiff_argnums=(0,))
@@ -277,8 +277,15 @@ _linear_with_gradient = jax.custom_jvp(_linear, nondiff_argnums=(0,))
 def _linear_derivative(empty: Any, primals: Any, tangents: Any) -> Any:
     (arrays,), (along,) = primals, tangents
     given = [i for i, t in enumerate(along) if not (t is None or isinstance(t, SymbolicZero))]
-    losses, *gradients = _linear_and_gradients(empty, arrays, tuple(i in given for i in empty.LAYER))
-    terms = [jnp.vdot(g, along[i]) for i, g in zip(empty.LAYER, gradients, strict=True) if g is not None]
+    losses, *gradients = _linear_and_gradients(empty, arrays, tuple(i in given for i in empty.LAYER), False)
+    # Exactly 0 in ignored rows, whatever the tangent or, transposed, the cotangent is
+    is_counted = arrays[2] != 0
+    counted = (is_counted[:, None], is_counted.any(), is_counted.any())
+    terms = [
+        jnp.vdot(g, jnp.where(condition, along[i].astype(g.dtype), 0.0))
+        for i, g, condition in zip(empty.LAYER, gradients, counted, strict=True)
+        if g is not None
+    ]
     others = [i for i in given if i not in empty.LAYER]
     if others:
         linear = empty.filled(arrays).partial(others)

@@ -3,9 +3,9 @@
 import math
 import os
 import threading
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import cache, lru_cache, partial
 from typing import Any
 
@@ -60,6 +60,10 @@ class NumPy(Backend):
         backwards = np.arange(x.shape[-1], 0, -1, dtype=np.uint8)
         first = np.max(np.equal(x, m[..., None]).view(np.uint8) * backwards, axis=-1)  # 0 where the maximum is NaN
         return (x.shape[-1] - np.maximum(first, 1)).astype(np.intp), m
+
+    def second(self, xp: Any, x: Any, k: Any) -> Any:
+        rest = np.positive(x, out=MEMORY.empty_like(x))
+        return np.max(self.put(xp, rest, k, -np.inf, owned=True), axis=-1)
 
     def pick(self, xp: Any, a: Any, k: Any) -> Any:
         if a.ndim == 1:
@@ -121,6 +125,12 @@ class NumPy(Backend):
             return np.add.reduce(a, axis=None, dtype=np.float64).astype(np.float32)
         return super().total(xp, a)
 
+    def sum_of_rows(self, xp: Any, a: Any) -> Any:
+        end = a.shape[0] - a.shape[0] % 32  # NumPy adds one row after the other
+        parts = np.add.reduce(a[:end].reshape(-1, 32, a.shape[1]), axis=1)
+        total = np.add.reduce(parts, axis=0, dtype=np.float64) + np.add.reduce(a[end:], axis=0)
+        return total.astype(a.dtype, copy=False)
+
     def dot(self, xp: Any, a: Any, b: Any) -> Any:
         if a.shape[-1] <= FEW or not (a.flags.c_contiguous and b.flags.c_contiguous):
             return super().dot(xp, a, b)
@@ -157,15 +167,19 @@ class NumPy(Backend):
                 return task.at_once()
         count, size, threads = math.prod(task.lead), task.row_bytes(), self.threads()
         share = size * -(-count // threads)
-        return task.in_blocks(min(max(share, self.block_bytes // 2), self.block_bytes), partial(_in_threads, threads))
+        size = min(max(share, self.block_bytes // 2), self.block_bytes)
+        return task.in_blocks(size, partial(_in_threads, threads), LAYER.result_like)
 
     def threads(self) -> int:
         """So many blocks are computed at a time."""
         return _threads()
 
-    def linear_rows(self, row_bytes: int, max_bytes: int | None) -> int:
-        whole = self.linear_bytes if max_bytes is None else max_bytes
-        return super().linear_rows(row_bytes, whole - min(KEPT * self.threads() + self.block_bytes, whole // 2))
+    def linear_memory(self, max_bytes: int | None) -> int:
+        whole = super().linear_memory(max_bytes)
+        return whole - min(KEPT * self.threads() + 2 * self.block_bytes, whole // 2)
+
+    def may_cut_classes(self, *arrays: Any) -> bool:
+        return True
 
     def linear(self, task: Any) -> Any:
         with np.errstate(all="ignore"):
@@ -183,7 +197,7 @@ class NumPy(Backend):
         return weight
 
     def affine(self, xp: Any, hidden: Any, weight: Any, bias: Any, dtype: Any) -> Any:
-        hidden, x = hidden.astype(dtype, copy=False), np.empty((hidden.shape[0], weight.shape[0]), dtype)
+        hidden, x = hidden.astype(dtype, copy=False), LAYER.array("logits", (hidden.shape[0], weight.shape[0]), dtype)
         for part in parts_of(weight):
             np.matmul(hidden, weight[part].astype(dtype, copy=False).T, out=x[:, part])
         return x if bias is None else np.add(x, bias, out=x)
@@ -208,7 +222,12 @@ def parts_of(weight: Any) -> Sequence[slice]:
 
 def scan_in_place(task: Any, step: Any, totals: Any, used: Any) -> tuple[Any, ...]:
     """`Backend.scan`, of the rows `used` alone if they are not None."""
-    (count,), size = task.lead, task.block
+    with LAYER.in_blocks():
+        return _scan_in_place(task, step, totals, used)
+
+
+def _scan_in_place(task: Any, step: Any, totals: Any, used: Any) -> tuple[Any, ...]:
+    (count,), size = task.lead, task.block[0]
     results: tuple[Any, ...] = ()
     for start in range(0, max(1, count if used is None else len(used)), size):
         block = slice(start, min(start + size, count)) if used is None else used[start : start + size]
@@ -291,6 +310,38 @@ class _Memory(threading.local):
 
 
 MEMORY = _Memory()
+
+
+class _Layer(threading.local):
+    """Memory for a layer's logits and for their gradient, the same for all blocks: new memory would be fragments."""
+
+    memory: dict[str, Any] | None = None
+
+    @contextmanager
+    def in_blocks(self) -> Iterator[None]:
+        """While blocks are computed one after the other; nothing of the block before is read."""
+        before, self.memory = self.memory, {}
+        try:
+            yield
+        finally:
+            self.memory = before
+
+    def array(self, name: str, shape: tuple[int, ...], dtype: Any) -> Any:
+        """The memory of that name, or new memory if there are no blocks."""
+        size = math.prod(shape) * np.dtype(dtype).itemsize
+        memory = {} if self.memory is None else self.memory
+        if name not in memory or memory[name].size < size:
+            memory[name] = np.empty(size, np.uint8)
+        return memory[name][:size].view(dtype).reshape(shape)
+
+    def result_like(self, a: Any, dtype: Any) -> Any:
+        """Memory for a kernel's result; the only one of the logits' shape is their gradient."""
+        if self.memory is None or a.ndim != 2:
+            return np.empty_like(a, dtype=dtype)
+        return self.array("gradient", a.shape, dtype)
+
+
+LAYER = _Layer()
 
 
 def _last_axis_first(a: Any) -> Any:

@@ -17,9 +17,10 @@ from torch._C._functorch import (
 from torch.autograd import forward_ad
 
 from xent_any import Backend, Task
+from xent_any._linear import LinearTask
 from xent_any._rows import loss
 
-from ..numpy import MEMORY, NumPy, parts_of, scan_in_place
+from ..numpy import LAYER, MEMORY, NumPy, parts_of, scan_in_place
 
 BFLOAT16 = np.dtype("V2")
 """Bits that NumPy does not compute with."""
@@ -136,8 +137,11 @@ class Torch(Backend):
             return tuple(map(_from_numpy, IN_NUMPY.run(_in_numpy(task))))
         return super().run(task) if _are_plain(arrays) else task.at_once()
 
-    def linear_rows(self, row_bytes: int, max_bytes: int | None) -> int:
-        return IN_NUMPY.linear_rows(row_bytes, max_bytes)
+    def linear_memory(self, max_bytes: int | None) -> int:
+        return IN_NUMPY.linear_memory(max_bytes)
+
+    def may_cut_classes(self, *arrays: Any) -> bool:
+        return self.is_computed(*arrays)
 
     def linear(self, task: Any) -> Any:
         arrays = [a for a in task.arrays if a is not None]
@@ -165,28 +169,40 @@ class Torch(Backend):
         return weight if self.is_computed(weight) else super().widened(xp, weight, dtype)
 
     def affine(self, xp: Any, hidden: Any, weight: Any, bias: Any, dtype: Any) -> Any:
-        if weight.dtype == dtype:
+        if not self.is_computed(hidden, weight, bias):
             hidden = hidden.to(dtype)
             return hidden @ weight.T if bias is None else torch.addmm(bias, hidden, weight.T)
         if weight.device.type == "cuda":
-            x = torch.mm(hidden, weight.T, out_dtype=dtype)
+            x = torch.mm(hidden, weight.T, **({} if weight.dtype == dtype else {"out_dtype": dtype}))
         else:
-            x = torch.empty((hidden.shape[0], weight.shape[0]), dtype=dtype, device=weight.device)
-            for part in parts_of(weight):
-                torch.mm(hidden.to(dtype), weight[part].to(dtype).T, out=x[:, part])
+            shape = (hidden.shape[0], weight.shape[0])
+            if weight.device.type == "cpu":
+                x = torch.from_numpy(LAYER.array("logits", shape, str(dtype).removeprefix("torch.")))
+            else:
+                x = torch.empty(shape, dtype=dtype, device=weight.device)
+            hidden = hidden.to(dtype)
+            for part in [slice(None)] if weight.dtype == dtype else parts_of(weight):
+                torch.mm(hidden, weight[part].to(dtype).T, out=x[:, part])
         return x if bias is None else x.add_(bias)
 
+    def factor(self, xp: Any, g: Any, weight: Any) -> Any:
+        if weight.dtype != torch.bfloat16 or not self.is_computed(g, weight):
+            return g
+        if not g.is_cpu:
+            return g.to(weight.dtype)
+        rounded = torch.from_numpy(LAYER.array("factor", tuple(g.shape), np.uint16)).view(torch.bfloat16)
+        return rounded.copy_(g)
+
     def product(self, xp: Any, g: Any, weight: Any) -> Any:
-        if _multiplies_fast(weight):
-            return g.to(weight.dtype) @ weight
+        if weight.dtype == g.dtype:
+            return g @ weight
         return sum(g[:, part] @ weight[part].to(g.dtype) for part in parts_of(weight))
 
     def add_product(self, xp: Any, total: Any, g: Any, hidden: Any) -> Any:
         if not self.is_computed(total, g, hidden):
             return super().add_product(xp, total, g, hidden)
-        if hidden.dtype == total.dtype or not _multiplies_fast(hidden):
+        if g.dtype == total.dtype:
             return total.addmm_(g.T, hidden.to(total.dtype))
-        g = g.to(hidden.dtype)
         for part in parts_of(total):
             total[part] += g[:, part].T @ hidden
         return total
@@ -259,11 +275,6 @@ def is_autocast(tensor: torch.Tensor) -> bool:
     """Whether PyTorch now chooses the dtypes of products where `tensor` lies."""
     kind = tensor.device.type
     return torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
-
-
-def _multiplies_fast(array: Any) -> bool:
-    """Whether matrices of its dtype are multiplied at least as fast as in float32, and summed in that."""
-    return bool(array.dtype != torch.float16 or array.device.type != "cpu")
 
 
 def _may_differentiate(arrays: Sequence[Any]) -> bool:
@@ -378,7 +389,8 @@ class _Linear(torch.autograd.Function):
         ctx.save_for_backward(*arrays)
         if task.recompute:
             return task.at_once()[0]
-        losses, *ctx.gradients = task.losses_and_gradients(*(ctx.needs_input_grad[i + 1] for i in task.LAYER))
+        wanted = (ctx.needs_input_grad[i + 1] for i in task.LAYER)
+        losses, *ctx.gradients = task.losses_and_gradients(*wanted, rounded=False)
         return task.reduced(losses)
 
     @staticmethod
@@ -393,7 +405,7 @@ class _Linear(torch.autograd.Function):
                 scaled = task.filled((hidden, labels, torch.where(a == 0, a, a * c), *shared))
                 gradients = scaled.losses_and_gradients(*(needed[i] for i in task.LAYER))[1:]
             else:
-                gradients = [None if g is None else g.mul_(c) for g in gradients]
+                gradients = _scaled(gradients, c, arrays)
             for i, gradient in zip(task.LAYER, gradients, strict=True):
                 found[i] = gradient
         others = [i for i, is_needed in enumerate(needed) if is_needed and found[i] is None]
@@ -402,6 +414,17 @@ class _Linear(torch.autograd.Function):
             for i, cotangent in zip(others, pull((c,)), strict=True):
                 found[i] = cotangent
         return None, *found
+
+
+def _scaled(gradients: Sequence[Any], c: Any, arrays: Sequence[Any]) -> list[Any]:
+    """The kept gradients in a layer, which may be written to, times the cotangent of the sum; 0 where none counts."""
+    is_counted = arrays[2] != 0
+    factors = [torch.where(is_counted, c, 1.0).unsqueeze(-1), *[torch.where(is_counted.any(), c, 1.0)] * 2]
+    layer = (arrays[i] for i in LinearTask.LAYER)
+    return [
+        None if g is None else g.mul_(factor).to(a.dtype)
+        for g, factor, a in zip(gradients, factors, layer, strict=True)
+    ]
 
 
 def _filled(empty: Task, arrays: Sequence[Any]) -> Task:

@@ -18,6 +18,7 @@ from torch.overrides import handle_torch_function, has_torch_function
 
 import xent_any
 from xent_any._functions import Reduction
+from xent_any._linear import LIKE_HIDDEN
 
 from ._backend import BACKEND, IN_NUMPY, is_autocast
 
@@ -535,7 +536,7 @@ def _chunk_bytes(options: Any, x: Tensor, count: int) -> int | None:
     rows = x.shape[0] if x.ndim == 2 else 1
     sizes = {"num_batches": rows, "in_features": x.shape[-1], "num_classes": count}
     rows = int(options._adjust(**sizes, dtype=x.dtype, device=x.device).batch_chunk_size)
-    return rows * count * IN_NUMPY.linear_arrays * (8 if x.dtype == torch.float64 else 4)
+    return rows * (IN_NUMPY.linear_arrays * count + LIKE_HIDDEN * x.shape[-1]) * (8 if x.dtype == torch.float64 else 4)
 
 
 def _can_weigh(weight: Any, logits: Tensor) -> bool:
