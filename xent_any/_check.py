@@ -552,9 +552,9 @@ def class_indices(
 
     None for those where it is known that there are none.
     """
-    xp = context.xp
+    xp, backend = context
     y, value = _rows.cast(xp, labels, indices.dtype), indices.ignored
-    if all_within(context, y, count, value):
+    if backend.all_below(xp, y, count) and (value is None or not 0 <= value < count or backend.holds(xp, y != value)):
         return y, None, None
     wrong = (y < 0) | (y >= count) if count <= xp.iinfo(y.dtype).max else y < 0
     ignored = None
@@ -568,15 +568,6 @@ def class_indices(
         raise IndexError(f"labels: expected class indices in [0, {count}){allowed}, but {found}")
     # A class for every row: what ignored and wrong ones have is scaled by 0 and NaN.
     return xp.where(wrong if ignored is None else wrong | ignored, 0, y), ignored, wrong
-
-
-def all_within(context: Context, y: Array, count: int, ignored: int | None) -> bool:
-    """Whether it can be read that all labels are classes, and that none of them is ignored."""
-    extent = None if 0 in y.shape else context.backend.extent(context.xp, y)
-    if extent is None:
-        return False
-    low, high = extent
-    return low >= 0 and high < count and (ignored is None or not low <= ignored <= high)
 
 
 def scaled(

@@ -62,8 +62,8 @@ class Torch(Backend):
             return super().share(xp, like, dtype, shape, parts)
         return torch.full((), 1.0 / parts, dtype=dtype, device=like.device).expand(shape)
 
-    def extent(self, xp: Any, a: Any) -> tuple[int, int] | None:
-        return IN_NUMPY.extent(np, a.numpy()) if _are_numpys((a,)) else super().extent(xp, a)
+    def all_below(self, xp: Any, a: Any, stop: int) -> bool:
+        return IN_NUMPY.all_below(np, a.numpy(), stop) if _are_numpys((a,)) else super().all_below(xp, a, stop)
 
     def signature(self, arrays: Collection[Any]) -> Any:
         if not _are_plain([a for a in arrays if a is not None]):
@@ -120,20 +120,27 @@ class Torch(Backend):
         if not task.has_derivative or not _may_attach():
             return task.at_once()
         a, b, c, d, e = (*task.arrays, *(None,) * 5)[:5]  # Dynamo cannot bind *arrays
+        kept: list[Any] | None = None
         if torch.compiler.is_compiling():
             apply = _Compiled.apply
         elif not _are_plain(arrays) or get_interpreter_stack():
             apply = _Eager.apply
         else:  # what that comes to, but for a look at the signature of `forward`, which takes longer than all the rest
-            apply = super(torch.autograd.Function, _Eager).apply
-        results: tuple[Any, ...] = apply(task.emptied(), a, b, c, d, e)  # type: ignore[no-untyped-call]
+            apply, kept = super(torch.autograd.Function, _Eager).apply, []
+        results: tuple[Any, ...] = apply(task.emptied(), kept, a, b, c, d, e)  # type: ignore[no-untyped-call]
         return results
 
-    def compute(self, task: Task) -> tuple[Any, ...]:
-        """Run the task with no derivative attached, in blocks where there are values."""
+    def compute(self, task: Task, kept: list[Any] | None = None) -> tuple[Any, ...]:
+        """Run the task with no derivative attached, in blocks where there are values.
+
+        To `kept` is added what `Task.run_and_keep` keeps, where that is in NumPy.
+        """
         arrays = [a for a in task.arrays if a is not None]
         if _are_numpys(arrays):
-            return tuple(map(_from_numpy, IN_NUMPY.run(_in_numpy(task))))
+            if kept is None:
+                return tuple(map(_from_numpy, IN_NUMPY.run(_in_numpy(task))))
+            results, kept[:] = _in_numpy(task).run_and_keep()
+            return tuple(map(_from_numpy, results))
         return super().run(task) if _are_plain(arrays) else task.at_once()
 
     def linear_rows(self, row_bytes: int, max_bytes: int | None) -> int:
@@ -280,13 +287,13 @@ def _is_transformed(array: Any) -> bool:
     return is_functorch_wrapped_tensor(array) or is_legacy_batchedtensor(array)
 
 
-def _pulled_back(task: Task, cotangents: Sequence[Any]) -> Any:
+def _pulled_back(task: Task, cotangents: Sequence[Any], kept: Sequence[Any] | None) -> Any:
     """`Task.vjp`, in NumPy from beginning to end where no derivative of it may be asked for."""
     arrays = [a for a in (*task.arrays, *cotangents) if a is not None]
     if task.kernel is not loss or _may_differentiate(arrays) or not _are_numpys(arrays):
         return task.vjp(tuple(cotangents))
     with np.errstate(all="ignore"):
-        return _from_numpy(_in_numpy(task).vjp(tuple(map(_to_numpy, cotangents))))
+        return _from_numpy(_in_numpy(task).vjp(tuple(map(_to_numpy, cotangents)), tuple(kept or ())))
 
 
 def _may_attach() -> bool:
@@ -308,18 +315,18 @@ _may_attach._dynamo_marked_constant = True  # type: ignore[attr-defined]
 class _Compiled(torch.autograd.Function):
     """A kernel with its analytic derivative with respect to the first array, and autograd's in the others.
 
-    Saves its inputs and nothing else.
+    Saves its inputs, and a few numbers for each row.
     """
 
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(empty: Task, a: Any, b: Any, c: Any, d: Any, e: Any) -> Any:
+    def forward(empty: Task, kept: Any, a: Any, b: Any, c: Any, d: Any, e: Any) -> Any:
         return _filled(empty, (a, b, c, d, e)).at_once()
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        ctx.empty, *arrays = inputs
+        ctx.empty, ctx.kept, *arrays = inputs
         ctx.save_for_backward(*arrays)
         ctx.set_materialize_grads(False)
 
@@ -329,32 +336,32 @@ class _Compiled(torch.autograd.Function):
         found = [None] * len(arrays)
         if any(c is not None for c in cotangents):
             task = _filled(ctx.empty, arrays)
-            if ctx.needs_input_grad[1]:
-                found[0] = _pulled_back(task, cotangents)
-            others = [i for i in range(1, len(arrays)) if ctx.needs_input_grad[i + 1]]
+            if ctx.needs_input_grad[2]:
+                found[0] = _pulled_back(task, cotangents, ctx.kept)
+            others = [i for i in range(1, len(arrays)) if ctx.needs_input_grad[i + 2]]
             if others:
                 results, pull = _vjp(task.partial(others), *(arrays[i] for i in others))
                 whole = (torch.zeros_like(r) if c is None else c for r, c in zip(results, cotangents, strict=True))
                 for i, cotangent in zip(others, pull(tuple(whole)), strict=True):
                     found[i] = cotangent
-        return None, *found
+        return None, None, *found
 
 
 class _Eager(_Compiled):
     """With forward mode, and blocks of rows."""
 
     @staticmethod
-    def forward(empty: Task, a: Any, b: Any, c: Any, d: Any, e: Any) -> Any:
-        return BACKEND.compute(_filled(empty, (a, b, c, d, e)))
+    def forward(empty: Task, kept: Any, a: Any, b: Any, c: Any, d: Any, e: Any) -> Any:
+        return BACKEND.compute(_filled(empty, (a, b, c, d, e)), kept)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
         _Compiled.setup_context(ctx, inputs, output)
-        ctx.save_for_forward(*inputs[1:])
+        ctx.save_for_forward(*inputs[2:])
 
     @staticmethod
     def jvp(ctx: Any, *inputs: Any) -> Any:
-        tangents = inputs[1:]
+        tangents = inputs[2:]
         arrays = ctx.saved_tensors
         task = _filled(ctx.empty, arrays)
         found = None if tangents[0] is None else task.jvp(tangents[0])[1]
