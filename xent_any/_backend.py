@@ -380,6 +380,11 @@ class Backend:
             return task.at_once()
         return task.in_blocks(self.block_bytes)
 
+    def run_total(self, task: Task) -> Arrays:
+        """What `run` returns, but of the first result the sum of all elements."""
+        first, *others = self.run(task)
+        return self.total(task.xp, first), *others
+
     def linear_rows(self, row_bytes: int, max_bytes: int | None) -> int:
         """So many rows of a layer's logits are computed at a time, in at most `max_bytes` if one row can be."""
         return max(1, (self.linear_bytes if max_bytes is None else max_bytes) // (self.linear_arrays * row_bytes))
