@@ -317,12 +317,12 @@ def _forward(
     else:
         state, masked = softmax_state(xp, options, x, lambda: uncounted(options, goal, a), keep=keep)
     lse = None if options.z_loss == 0 else state.m + xp.log1p(state.s)
-    loss = None
-    if not known:
-        loss = _missed(xp, options, goal, a, share, state.m, x, masked)
-        loss = loss + state.log1p_times(xp, times(a, goal.total))
-        if lse is not None:
-            loss = loss + a * options.z_loss * lse * lse
+    if known:
+        return _Rows(slope, curvature, a, goal, share, state, masked, lse, None)
+    loss = _missed(xp, options, goal, a, share, state.m, x, masked)
+    loss = loss + state.log1p_times(xp, times(a, goal.total))
+    if lse is not None:
+        loss = loss + a * options.z_loss * lse * lse
     return _Rows(slope, curvature, a, goal, share, state, masked, lse, loss)
 
 
