@@ -143,7 +143,7 @@ class Torch(Backend):
         """Run the task with no derivative attached, in blocks where there are values."""
         arrays = [a for a in task.arrays if a is not None]
         if _are_numpys(arrays):
-            return _computed(_in_numpy(task, task.arrays), _Call(summed=False))
+            return _tensors(IN_NUMPY.run(_in_numpy(task, task.arrays)), summed=False)
         return super().run(task) if _are_plain(arrays) else task.at_once()
 
     def linear_rows(self, row_bytes: int, max_bytes: int | None) -> int:
@@ -250,14 +250,13 @@ class _Call:
 
 def _run_in_numpy(task: Task, arrays: Sequence[Any], *, summed: bool) -> tuple[Any, ...]:
     """Run a task of tensors that NumPy can read, its `arrays` but for None; of the first result the sum, if asked."""
-    call = _Call(summed=summed)
     if not _may_differentiate(arrays):
-        return _computed(_in_numpy(task, task.arrays), call)
+        return _tensors(IN_NUMPY.run(_in_numpy(task, task.arrays)), summed=summed)
     if not task.has_derivative:
         results = task.at_once()
         return (BACKEND.total(task.xp, results[0]), *results[1:]) if summed else results
     a, b, c, d, e = (*task.arrays, *(None,) * 5)[:5]
-    attached: tuple[Any, ...] = _without_binding(_InNumPy)(task.emptied(), call, a, b, c, d, e)
+    attached: tuple[Any, ...] = _without_binding(_InNumPy)(task.emptied(), _Call(summed=summed), a, b, c, d, e)
     return attached
 
 
@@ -269,10 +268,9 @@ def _without_binding(function: Any) -> Any:
     return super(torch.autograd.Function, function).apply
 
 
-def _computed(task: Task, call: _Call) -> tuple[Any, ...]:
-    """The results of a task in NumPy as tensors."""
-    results, call.kept = task.run_and_keep()
-    if call.summed:
+def _tensors(results: tuple[Any, ...], *, summed: bool) -> tuple[Any, ...]:
+    """Results in NumPy as tensors; of the first the sum, if asked."""
+    if summed:
         results = (np.asarray(IN_NUMPY.total(np, results[0])), *results[1:])
     return tuple(map(_from_numpy, results))
 
@@ -420,7 +418,8 @@ class _InNumPy(_Eager):
 
     @staticmethod
     def forward(empty: Task, call: Any, a: Any, b: Any, c: Any, d: Any, e: Any) -> Any:
-        return _computed(_in_numpy(empty, (a, b, c, d, e)), call)
+        results, call.kept = _in_numpy(empty, (a, b, c, d, e)).run_and_keep()
+        return _tensors(results, summed=call.summed)
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Any) -> Any:
