@@ -510,3 +510,20 @@ def test_compiled_in_a_fresh_process(tmp_path):
     environment = os.environ | {"TORCHINDUCTOR_CACHE_DIR": str(tmp_path)}
     done = subprocess.run([sys.executable, "-c", STEP], capture_output=True, text=True, check=False, env=environment)
     assert done.stdout.strip() == "as in eager mode", done.stderr[-3000:]
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+@pytest.mark.parametrize("options", [{}, {"label_smoothing": 0.1, "z_loss": 0.1}, {"softcap": 3.0}], ids=str)
+def test_gradient_from_what_is_kept_of_rows_that_are_not_usual(options, reduction):
+    logits = torch.randn(6, 5)
+    logits[1] = float("nan")  # ignored
+    logits[2, 1] = 200.0  # far above the others
+    logits[3, 0] = -float("inf")
+    labels = torch.tensor([0, -100, 1, 2, 3, 4])
+    _, expected = xent_any.cross_entropy_value_and_grad(logits, labels, reduction=reduction, **options)
+    logits.requires_grad_()
+    loss = xent_any.cross_entropy(logits, labels, reduction=reduction, **options).sum()
+    for _ in range(2):  # what is kept is not written to
+        (gradient,) = torch.autograd.grad(loss, logits, retain_graph=True)
+        torch.testing.assert_close(gradient, expected, rtol=0, atol=0, equal_nan=True)
+    assert not gradient[1].any()

@@ -100,16 +100,27 @@ class Task:
         """
         return RULES[self.kernel].jvp(self, tangent)
 
-    def vjp(self, cotangents: Arrays) -> Array:
+    def vjp(self, cotangents: Arrays, kept: Arrays = ()) -> Array:
         """The cotangent of the first of the rows, like it, for one of each result, in the order of the results.
 
-        None stands for 0; not all may be None.
+        None stands for 0; not all may be None. `kept` is what `run_and_keep` has kept.
         """
-        return RULES[self.kernel].vjp(self, cotangents)
+        return RULES[self.kernel].vjp(self, cotangents, kept)
+
+    def run_and_keep(self) -> tuple[Arrays, Arrays]:
+        """The results, and what `vjp` then need not compute again: a few numbers for each row, or nothing.
+
+        Those are constants: with them, `vjp` is not differentiated.
+        """
+        kernel = RULES[self.kernel].keeping if self.has_derivative else None
+        results, count = self.run(kernel or self.kernel, self.rows), len(RESULTS[self.kernel])
+        return results[:count], results[count:]
 
     def dtypes(self) -> tuple[Any, ...]:
         """The dtype of each result."""
-        return tuple(self.rows[0].dtype if r.rounded else self.options.dtype for r in RESULTS[self.kernel])
+        rounded, computed = self.rows[0].dtype, self.options.dtype
+        results = RESULTS[self.kernel]
+        return tuple(self.xp.int64 if r.integer else rounded if r.rounded else computed for r in results)
 
     def row_bytes(self) -> int:
         """Bytes of one row of classes, in the precision computed in."""
@@ -166,9 +177,9 @@ class Backend:
     """How one framework runs the kernels; the defaults suit any array with ``__array_namespace__``.
 
     A framework needs an adapter only to gain something: errors instead of NaN for wrong labels (`is_readable`,
-    `extent`), checks that calls alike share (`signature`, `share`), blocks (`block_bytes`), single classes found, read
-    and written by index instead of by comparing (`top`, `pick`, `put`, `lessen`), another order in memory (`load`),
-    memory that is written to again (`exp`, `minus`, `scaled`), sums that need no array of their terms (`dot`,
+    `all_below`), checks that calls alike share (`signature`, `share`), blocks (`block_bytes`), single classes found,
+    read and written by index instead of by comparing (`top`, `pick`, `put`, `lessen`), another order in memory
+    (`load`), memory that is written to again (`exp`, `minus`, `scaled`), sums that need no array of their terms (`dot`,
     `others`), compilation (`run`), a line in `xent_any.backends()`. An adapter is an instance of a subclass, published
     under the entry-point group ``xent_any.backends`` by the name of the top-level module that the framework's array
     type is defined in.
@@ -249,12 +260,9 @@ class Backend:
         one = cast(xp, xp.reshape(self.arange(xp, like, 1) + 1, ()), dtype)
         return xp.broadcast_to(one if parts == 1 else one / parts, shape)
 
-    def extent(self, xp: Any, a: Array) -> tuple[int, int] | None:
-        """The smallest and the largest of some integers; None where they cannot be read."""
-        if not self.is_readable(a):
-            return None
-        low, high = xp.min(a), xp.max(a)  # which, of what is readable, may be traced
-        return (int(low), int(high)) if self.is_readable(low) else None
+    def all_below(self, xp: Any, a: Array, stop: int) -> bool:
+        """Whether it can be read that some integers are all in [0, stop)."""
+        return self.is_readable(a) and self.holds(xp, (a >= 0) & (a < stop))
 
     def load(self, xp: Any, a: Array, dtype: Any) -> Array:
         """A block of rows (*lead, C) in `dtype`, laid out in memory as this library computes fastest."""
@@ -340,18 +348,21 @@ class Backend:
         """`sum` of the products of b (*lead, C) and a, which is like b or the same for all classes, (*lead, 1)."""
         return a[..., 0] * self.sum(xp, b) if a.shape[-1] == 1 else self.sum(xp, a * b)
 
-    def may_hold(self, xp: Any, condition: Array) -> bool:
-        """Whether `condition` may be true anywhere: true if it cannot be read."""
-        return not self.is_readable(condition) or bool(xp.any(condition))
+    def holds(self, xp: Any, condition: Array) -> bool:
+        """Whether it can be read that `condition` is true everywhere."""
+        if not self.is_readable(condition):
+            return False
+        found = xp.all(condition)
+        return self.is_readable(found) and bool(found)  # an operation on a readable array may be traced
 
     def either(self, xp: Any, like: Array, usual: Callable[[], Guarded], always: Callable[[], Arrays]) -> Arrays:
-        """What `always` returns, or the results that `usual` returns, if the condition beside them holds nowhere.
+        """What `always` returns, or the results that `usual` returns, if the condition beside them holds everywhere.
 
         `always` is right everywhere, but takes longer: where arrays such as `like` cannot be read, it is called alone.
         """
         if self.is_readable(like):
             results, condition = usual()
-            if not self.may_hold(xp, condition):
+            if self.holds(xp, condition):
                 return results
         return always()
 
@@ -379,6 +390,11 @@ class Backend:
         if self.block_bytes is None or task.row_bytes() * math.prod(task.lead) <= self.block_bytes:
             return task.at_once()
         return task.in_blocks(self.block_bytes)
+
+    def run_total(self, task: Task) -> Arrays:
+        """What `run` returns, but of the first result the sum of all elements."""
+        first, *others = self.run(task)
+        return self.total(task.xp, first), *others
 
     def linear_memory(self, max_bytes: int | None) -> int:
         """Bytes for the arrays of a block of a layer's rows, of `max_bytes` for all that is held."""

@@ -66,21 +66,28 @@ class Problem(NamedTuple):
     divisor: Array | None  # (), the sum of the weights if that is what the mean divides by
     reduction: str
 
+    def task(self, kernel: Kernel, *more: Array) -> Task:
+        """A task of the rows and `more`."""
+        return Task(kernel, self.context.xp, self.options, (*self.rows, *more), self.shared, self.lead)
+
     def run(self, kernel: Kernel, *more: Array) -> Arrays:
         """Run a kernel on the rows and `more`."""
-        task = Task(kernel, self.context.xp, self.options, (*self.rows, *more), self.shared, self.lead)
-        return self.context.backend.run(task)
+        return self.context.backend.run(self.task(kernel, *more))
+
+    def reduced(self, kernel: Kernel, *more: Array) -> Arrays:
+        """`run`, and reduce the losses, its first result, which are scaled already; the mean over nothing is NaN."""
+        if self.reduction == "none":
+            return self.run(kernel, *more)
+        results = self.context.backend.run_total(self.task(kernel, *more))
+        if self.divisor is None:
+            return results
+        return self.context.xp.where(self.divisor == 0, NAN, results[0]), *results[1:]
 
     def total(self, values: Array) -> Array:
         """Reduce a value of each row, which is scaled already."""
         if self.reduction == "none":
             return values
         return self.context.backend.total(self.context.xp, values)
-
-    def reduce(self, losses: Array) -> Array:
-        """Reduce the losses of all rows, which are scaled already; the mean over nothing is NaN."""
-        total = self.total(losses)
-        return total if self.divisor is None else self.context.xp.where(self.divisor == 0, NAN, total)
 
     def restore(self, x: Array) -> Array:
         """An array like the rows' logits in the shape of the logits as given."""
@@ -552,9 +559,9 @@ def class_indices(
 
     None for those where it is known that there are none.
     """
-    xp = context.xp
+    xp, backend = context
     y, value = _rows.cast(xp, labels, indices.dtype), indices.ignored
-    if all_within(context, y, count, value):
+    if backend.all_below(xp, y, count) and (value is None or not 0 <= value < count or backend.holds(xp, y != value)):
         return y, None, None
     wrong = (y < 0) | (y >= count) if count <= xp.iinfo(y.dtype).max else y < 0
     ignored = None
@@ -568,15 +575,6 @@ def class_indices(
         raise IndexError(f"labels: expected class indices in [0, {count}){allowed}, but {found}")
     # A class for every row: what ignored and wrong ones have is scaled by 0 and NaN.
     return xp.where(wrong if ignored is None else wrong | ignored, 0, y), ignored, wrong
-
-
-def all_within(context: Context, y: Array, count: int, ignored: int | None) -> bool:
-    """Whether it can be read that all labels are classes, and that none of them is ignored."""
-    extent = None if 0 in y.shape else context.backend.extent(context.xp, y)
-    if extent is None:
-        return False
-    low, high = extent
-    return low >= 0 and high < count and (ignored is None or not low <= ignored <= high)
 
 
 def scaled(

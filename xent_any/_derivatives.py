@@ -16,12 +16,16 @@ class Rule(NamedTuple):
     """The derivative of one kernel, given a `xent_any.Task` of it."""
 
     jvp: Callable[[Any, Array], tuple[Arrays, Arrays]]
-    vjp: Callable[[Any, Arrays], Array]
+    vjp: Callable[[Any, Arrays, Arrays], Array]
+    keeping: Kernel | None = None  # with more results, which `vjp` may be given
 
 
 def _times(task: Any, a: Array, c: Array) -> Array:
     """``a c``; 0 where a is 0, also where c is not finite: a row that is ignored has any cotangent."""
-    return a * task.xp.where((a == 0) & ~task.xp.isfinite(c), 0.0, c)
+    finite = task.xp.isfinite(c)
+    if task.options.backend.holds(task.xp, finite):
+        return a * c
+    return a * task.xp.where((a == 0) & ~finite, 0.0, c)
 
 
 def _along(task: Any, g: Array, t: Array, ignored: Array) -> Array:
@@ -54,9 +58,10 @@ def _loss_jvp(task: Any, t: Array) -> tuple[Arrays, Arrays]:
     return (loss,), (_dot(task, g, t),)
 
 
-def _loss_vjp(task: Any, cotangents: Arrays) -> Array:
+def _loss_vjp(task: Any, cotangents: Arrays, kept: Arrays) -> Array:
     x, labels, a = task.rows[:3]
-    return task.run(_rows.loss_and_grad, (x, labels, _times(task, a, cotangents[0])))[1]
+    rows = x, labels, _times(task, a, cotangents[0])
+    return task.run(_rows.gradient, (*rows, *kept))[0] if kept else task.run(_rows.loss_and_grad, rows)[1]
 
 
 def _gradient_jvp(task: Any, t: Array) -> tuple[Arrays, Arrays]:
@@ -65,12 +70,12 @@ def _gradient_jvp(task: Any, t: Array) -> tuple[Arrays, Arrays]:
     return (loss, rounded), (_dot(task, g, t), *task.run(_rows.hessian, (*task.rows, t)))
 
 
-def _gradient_vjp(task: Any, cotangents: Arrays) -> Array:
+def _gradient_vjp(task: Any, cotangents: Arrays, kept: Arrays) -> Array:
     c, v = cotangents
     if v is None:
-        return _loss_vjp(task, (c,))
+        return _loss_vjp(task, (c,), ())
     (product,) = task.run(_rows.hessian, (*task.rows, v))
-    return product if c is None else product + _loss_vjp(task, (c,))
+    return product if c is None else product + _loss_vjp(task, (c,), ())
 
 
 def _slope_jvp(task: Any, t: Array) -> tuple[Arrays, Arrays]:
@@ -80,13 +85,13 @@ def _slope_jvp(task: Any, t: Array) -> tuple[Arrays, Arrays]:
     return task.run(_rows.loss_and_jvp, task.rows), (slope, _dot(task, product, t))
 
 
-def _slope_vjp(task: Any, cotangents: Arrays) -> Array:
+def _slope_vjp(task: Any, cotangents: Arrays, kept: Arrays) -> Array:
     x, labels, a, direction = task.rows
     c, d = cotangents
     if d is None:
-        return _loss_vjp(task, (c,))
+        return _loss_vjp(task, (c,), ())
     (product,) = task.run(_rows.hvp, (x, labels, _times(task, a, d), direction))
-    return product if c is None else product + _loss_vjp(task, (c,))
+    return product if c is None else product + _loss_vjp(task, (c,), ())
 
 
 def _probabilities(task: Any) -> tuple[Array, Array]:
@@ -99,7 +104,7 @@ def _logsumexp_jvp(task: Any, t: Array) -> tuple[Arrays, Arrays]:
     return task.run(_rows.logsumexp, task.rows), (_mean(task, task.xp.where(x == -INF, 0.0, p), t),)
 
 
-def _logsumexp_vjp(task: Any, cotangents: Arrays) -> Array:
+def _logsumexp_vjp(task: Any, cotangents: Arrays, kept: Arrays) -> Array:
     x, p = _probabilities(task)
     g = task.xp.where(x == -INF, 0.0, p) * cotangents[0][..., None]
     return _rows.cast(task.xp, g, task.rows[0].dtype)
@@ -111,7 +116,7 @@ def _log_softmax_jvp(task: Any, t: Array) -> tuple[Arrays, Arrays]:
     return task.run(_rows.log_softmax, task.rows), (t - _mean(task, p, t)[..., None],)
 
 
-def _log_softmax_vjp(task: Any, cotangents: Arrays) -> Array:
+def _log_softmax_vjp(task: Any, cotangents: Arrays, kept: Arrays) -> Array:
     (v,) = cotangents
     _, p = _probabilities(task)
     return _rows.cast(task.xp, v - p * task.options.backend.sum(task.xp, v)[..., None], task.rows[0].dtype)
@@ -128,7 +133,7 @@ def _softmax_jvp(task: Any, t: Array) -> tuple[Arrays, Arrays]:
     return (_rows.cast(task.xp, p, task.rows[0].dtype),), (_jacobian(task, p, t),)
 
 
-def _softmax_vjp(task: Any, cotangents: Arrays) -> Array:
+def _softmax_vjp(task: Any, cotangents: Arrays, kept: Arrays) -> Array:
     return _jacobian(task, _probabilities(task)[1], cotangents[0])
 
 
@@ -137,13 +142,13 @@ def _binary_jvp(task: Any, t: Array) -> tuple[Arrays, Arrays]:
     return (loss,), (_along(task, g, t, task.rows[3] == 0),)
 
 
-def _binary_vjp(task: Any, cotangents: Arrays) -> Array:
+def _binary_vjp(task: Any, cotangents: Arrays, kept: Arrays) -> Array:
     *rows, a = task.rows
     return task.run(_rows.binary_and_grad, (*rows, _times(task, a, cotangents[0])))[1]
 
 
 RULES: Mapping[Kernel, Rule] = {
-    _rows.loss: Rule(_loss_jvp, _loss_vjp),
+    _rows.loss: Rule(_loss_jvp, _loss_vjp, _rows.loss_and_state),
     _rows.loss_and_grad: Rule(_gradient_jvp, _gradient_vjp),
     _rows.loss_and_jvp: Rule(_slope_jvp, _slope_vjp),
     _rows.logsumexp: Rule(_logsumexp_jvp, _logsumexp_vjp),

@@ -149,8 +149,8 @@ def cross_entropy(logits: Array, labels: Array, **options: Unpack[CrossEntropyOp
     1.2419810...e-07
     """
     problem, _ = _check.cross_entropy_problem(logits, labels, **options)
-    (loss,) = problem.run(_rows.loss)
-    return problem.reduce(loss)
+    (loss,) = problem.reduced(_rows.loss)
+    return loss
 
 
 @_spell_out_options(_check.cross_entropy_problem)
@@ -191,8 +191,8 @@ def cross_entropy_value_and_grad(
     array([[ 0.25,  0.25, -0.75,  0.25]])
     """
     problem, _ = _check.cross_entropy_problem(logits, labels, **options)
-    loss, grad = problem.run(_rows.loss_and_grad)
-    return problem.reduce(loss), problem.restore(grad)
+    loss, grad = problem.reduced(_rows.loss_and_grad)
+    return loss, problem.restore(grad)
 
 
 @_spell_out_options(_check.cross_entropy_problem)
@@ -230,8 +230,8 @@ def cross_entropy_jvp(
     -0.5
     """
     problem, (tangent,) = _check.cross_entropy_problem(logits, labels, "logits", {"tangent": tangent}, **options)
-    loss, slope = problem.run(_rows.loss_and_jvp, tangent)
-    return problem.reduce(loss), problem.total(slope)
+    loss, slope = problem.reduced(_rows.loss_and_jvp, tangent)
+    return loss, problem.total(slope)
 
 
 @_spell_out_options(_check.cross_entropy_problem)
@@ -425,8 +425,8 @@ def nll_loss(
         reduction=reduction,
         denominator=denominator,
     )
-    (loss,) = problem.run(_rows.nll)
-    return problem.reduce(loss)
+    (loss,) = problem.reduced(_rows.nll)
+    return loss
 
 
 def logsumexp(x: Array, axis: int = -1, keepdims: bool = False) -> Array:
@@ -584,8 +584,8 @@ def binary_cross_entropy(
         reduction=reduction,
         denominator=denominator,
     )
-    (loss,) = problem.run(_rows.binary)
-    return problem.reduce(loss)
+    (loss,) = problem.reduced(_rows.binary)
+    return loss
 
 
 def binary_cross_entropy_value_and_grad(
@@ -635,5 +635,5 @@ def binary_cross_entropy_value_and_grad(
         reduction=reduction,
         denominator=denominator,
     )
-    loss, grad = problem.run(_rows.binary_and_grad)
-    return problem.reduce(loss), grad
+    loss, grad = problem.reduced(_rows.binary_and_grad)
+    return loss, grad

@@ -198,11 +198,11 @@ class LinearTask(Task):
     def _usable(self, values: Array, rows: Arrays) -> Array:
         """An array like the rows' inputs, with zeros in rows that are not counted and could not be computed with."""
         xp, (_, labels, a) = self.xp, rows
-        unusable = ~xp.all(xp.isfinite(values), axis=-1)
-        if not self.options.backend.may_hold(xp, unusable):
+        usable = xp.all(xp.isfinite(values), axis=-1)
+        if self.options.backend.holds(xp, usable):
             return values
         goal = _rows.target(xp, self.options, self.shared[1].shape[0], labels, a, self.shared[0])
-        return self.options.backend.zeroed(xp, values, xp.logical_and(unusable, _rows.uncounted(self.options, goal, a)))
+        return self.options.backend.zeroed(xp, values, xp.logical_and(~usable, _rows.uncounted(self.options, goal, a)))
 
 
 def _even(count: int, most: int) -> int:

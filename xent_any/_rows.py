@@ -30,7 +30,7 @@ Arrays: TypeAlias = tuple[Any, ...]
 """Arrays, or None for those that a problem does not have."""
 
 Guarded: TypeAlias = tuple[Arrays, Array]
-"""Results, and the condition, if it holds anywhere, on which they are not to be used."""
+"""Results, and the condition, unless it holds everywhere, on which they are not to be used."""
 
 INF = float("inf")
 NAN = float("nan")
@@ -41,6 +41,11 @@ float32's smallest normal number, exp(-87), below which a sum of many terms woul
 
 NEGLIGIBLE = math.exp(-0.999 * FAR)
 """A row whose runner-up lies so far has other classes that sum to less than this for each class."""
+
+
+def are_near(s: Array, count: int) -> Array:
+    """Whether rows of `count` classes have a finite maximum and no runner-up so far away, given their s."""
+    return s >= NEGLIGIBLE * count
 
 
 class Primitives(Protocol):
@@ -64,7 +69,7 @@ class Primitives(Protocol):
     def dot(self, xp: Any, a: Array, b: Array) -> Array: ...
     def is_readable(self, array: Array) -> bool: ...
     def either(self, xp: Any, like: Array, usual: Callable[[], Guarded], always: Callable[[], Arrays]) -> Arrays: ...
-    def may_hold(self, xp: Any, condition: Array) -> bool: ...
+    def holds(self, xp: Any, condition: Array) -> bool: ...
     def run(self, task: Any) -> Arrays: ...
 
     linear_arrays: int
@@ -137,6 +142,10 @@ class Softmax(NamedTuple):
         """``c s``, for c of shape (*lead)."""
         return c * self.s if self.root is None else c * self.root * self.others * self.root
 
+    def log_sum_exp(self, xp: Any, options: Options) -> Array | None:
+        """``lse`` (*lead), if the z-loss asks for it."""
+        return None if options.z_loss == 0 else self.m + xp.log1p(self.s)
+
     def log1p_times(self, xp: Any, c: Array) -> Array:
         """``c log1p(s)``, for c of shape (*lead); the series, where s is at most C exp(-60)."""
         s = self.s
@@ -148,14 +157,14 @@ class Softmax(NamedTuple):
 
 def pairwise_sum(xp: Any, a: Array) -> Array:
     """Sum over the last axis by halving: at most 2 log2(n) roundings, and the same bits for every memory layout."""
-    if a.shape[-1] == 0:
+    n, odd = a.shape[-1], None
+    if n == 0:
         return xp.sum(a, axis=-1)
-    odd = None
-    while (n := a.shape[-1]) > 1:
-        half = n // 2
+    while n > 1:
         if n % 2:
             odd = a[..., -1] if odd is None else odd + a[..., -1]
-        a = a[..., :half] + a[..., half : 2 * half]
+        n //= 2
+        a = a[..., :n] + a[..., n : 2 * n]
     return a[..., 0] if odd is None else a[..., 0] + odd
 
 
@@ -164,21 +173,20 @@ def cast(xp: Any, a: Array, dtype: Any) -> Array:
     return a if a.dtype == dtype else xp.astype(a, dtype)
 
 
-def highest(xp: Any, options: Options, x: Array, uncounted: Array | None = None) -> tuple[Array, Array, Array | None]:
-    """One class of each row with its maximum, that maximum, and which rows are to be computed as if they were zeros.
+def finite(xp: Any, options: Options, x: Array, m: Array, uncounted: Array | None) -> tuple[Array, Array | None]:
+    """The maximum m of each row, NaN where it is not finite; and which rows are to be computed as if they were zeros.
 
-    The maximum is NaN where it is not finite. But an `uncounted` row that could not be computed with counts as zeros;
-    only such a row: with respect to its weight of 0, the derivative of a row is its loss.
+    Those are `uncounted` rows that could not be computed with, and no others: with respect to its weight of 0, the
+    derivative of a row is its loss.
     """
-    k, m = options.backend.top(xp, x)
     broken = options.backend.broken(xp, x, m, uncounted)
-    if not options.backend.may_hold(xp, broken):
-        return k, m, None
+    if options.backend.holds(xp, ~broken):
+        return m, None
     m = xp.where(broken, NAN, m)
     if uncounted is None:
-        return k, m, None
+        return m, None
     masked = xp.logical_and(uncounted, broken)
-    return k, xp.where(masked, 0.0, m), masked
+    return xp.where(masked, 0.0, m), masked
 
 
 def unbroken(xp: Any, options: Options, x: Array, masked: Array | None) -> Array:
@@ -187,17 +195,18 @@ def unbroken(xp: Any, options: Options, x: Array, masked: Array | None) -> Array
 
 
 def softmax_state(
-    xp: Any, options: Options, x: Array, k: Array, m: Array, masked: Array | None = None, *, keep: bool = True
-) -> Softmax:
-    """The state of rows, of which `highest` has told k, m and `masked`; with `e`, if that is to be kept."""
+    xp: Any, options: Options, x: Array, uncounted: Callable[[], Array] | None = None, *, keep: bool = True
+) -> tuple[Softmax, Array | None]:
+    """The state of rows, with `e` if that is to be kept; and which of them are computed as if they were zeros."""
     backend = options.backend
+    k, highest = backend.top(xp, x)
 
     def near() -> Guarded:
-        e, s = backend.others(xp, x, k, m, keep=keep)
-        perhaps_far = s < NEGLIGIBLE * x.shape[-1]
-        return (m, s, e), perhaps_far if masked is None else masked | perhaps_far
+        e, s = backend.others(xp, x, k, highest, keep=keep)
+        return (Softmax(k, highest, e, s, s), None), are_near(s, x.shape[-1])
 
     def far() -> Arrays:
+        m, masked = finite(xp, options, x, highest, None if uncounted is None else uncounted())
         top = backend.second(xp, x, k)
         is_far = (m - top > FAR) & (top > -INF)
         base = xp.where(is_far if masked is None else is_far & ~masked, top, m)
@@ -205,12 +214,17 @@ def softmax_state(
         e, total = backend.others(xp, rest, k, base, keep=keep)
         if masked is not None and not keep:
             total = xp.where(masked, x.shape[-1] - 1.0, total)
-        return base, total, e
+        return _state(xp, k, m, base, total, e), masked
 
-    base, total, e = backend.either(xp, m, near, far)
-    if base is m:
-        return Softmax(k, m, e, total, total)
-    return _state(xp, k, m, base, total, e)
+    state, masked = backend.either(xp, highest, near, far)
+    return state, masked
+
+
+def near_state(xp: Any, options: Options, x: Array, k: Array, s: Array) -> Softmax:
+    """The state of rows that `are_near`, given two parts of it."""
+    m = options.backend.pick(xp, x, k)
+    e = options.backend.put(xp, options.backend.exp(xp, x, m), k, 0.0, owned=True)
+    return Softmax(k, m, e, s, s)
 
 
 def label_weight(xp: Any, options: Options, rows: Arrays, shared: Arrays) -> Arrays:
@@ -225,7 +239,7 @@ def label_total(xp: Any, options: Options, rows: Arrays, shared: Arrays) -> Arra
     q = options.backend.load(xp, labels, options.dtype)
     total = options.backend.sum(xp, q if w is None else q * w)
     valid = total < INF
-    if options.backend.may_hold(xp, ~valid):
+    if not options.backend.holds(xp, valid):
         valid = xp.max(q, axis=-1) < INF
     return (xp.where(valid & (xp.min(q, axis=-1) >= 0), total, NAN),)
 
@@ -288,45 +302,64 @@ class _Rows(NamedTuple):
     slope: Array | None  # (*lead, C)
     curvature: Array | None  # (*lead, C)
     a: Array  # (*lead)
-    uncounted: Array  # (*lead) bool, rows of weight 0
     target: Target
     share: Array | None  # (*lead, C) or (*lead, 1), the target's spread times a
     softmax: Softmax
+    masked: Array | None  # (*lead) bool, rows that are computed as if they were zeros
     lse: Array | None  # (*lead), for the z-loss
-    loss: Array  # (*lead)
+    loss: Array | None  # (*lead); None where it is known already
 
     def uncapped(self, g: Array) -> Array:
         """The chain rule of the cap, in either direction, for g of shape (*lead, C)."""
         return g if self.slope is None else g * self.slope
 
 
-def _forward(xp: Any, options: Options, rows: Arrays, shared: Arrays, *, keep: bool = True) -> _Rows:
+def _forward(
+    xp: Any, options: Options, rows: Arrays, shared: Arrays, known: Arrays = (), *, keep: bool = True
+) -> _Rows:
+    """All that is asked of the rows before their derivatives; of those whose k and s are `known`, all but the loss."""
     (logits, labels, a), (w,) = rows[:3], shared
     x = options.backend.load(xp, logits, options.dtype)
     goal = target(xp, options, x.shape[-1], labels, a, w)
-    unused = uncounted(options, goal, a)
     x, slope, curvature = _cap(xp, options, x)
-    k, m, masked = highest(xp, options, x, unused)
-    state = softmax_state(xp, options, x, k, m, masked, keep=keep)
-    loss, share = _missed(xp, options, goal, a, m, x, masked)
-    loss = loss + state.log1p_times(xp, times(a, goal.total))
-    lse = None
-    if options.z_loss != 0:
-        lse = m + xp.log1p(state.s)
-        loss = loss + a * options.z_loss * lse * lse
-    return _Rows(slope, curvature, a, unused, goal, share, state, lse, loss)
+    share = None if goal.spread is None else a[..., None] * goal.spread
+    if known:
+        state, masked = near_state(xp, options, x, *known), None
+    else:
+        state, masked = softmax_state(xp, options, x, lambda: uncounted(options, goal, a), keep=keep)
+    lse = state.log_sum_exp(xp, options)
+    if known:
+        return _Rows(slope, curvature, a, goal, share, state, masked, lse, None)
+    missed = _missed(xp, options, goal, a, share, state.m, x, masked)
+    loss = _added(xp, options, a, goal.total, missed, state, lse)
+    return _Rows(slope, curvature, a, goal, share, state, masked, lse, loss)
 
 
-def _missed(xp: Any, options: Options, goal: Target, a: Array, m: Array, x: Array, masked: Array | None) -> Arrays:
-    """``a sum_c Q_c (m - x_c)``, (*lead); and `_Rows.share`."""
+def _added(
+    xp: Any, options: Options, a: Array, total: Array | float, missed: Array, state: Softmax, lse: Array | None
+) -> Array:
+    """``a (sum_c Q_c (m - x_c) + T log1p(s) + z lse^2)``, given the first term, `missed`."""
+    loss = missed + state.log1p_times(xp, times(a, total))
+    return loss if lse is None else loss + a * options.z_loss * lse * lse
+
+
+def _missed(
+    xp: Any,
+    options: Options,
+    goal: Target,
+    a: Array,
+    share: Array | None,
+    m: Array,
+    x: Array,
+    masked: Array | None,
+) -> Array:
+    """``a sum_c Q_c (m - x_c)``, (*lead)."""
     backend = options.backend
-    peak, x_y, share = None, None, None
+    peak, x_y = None, None
     if goal.label is not None:
         peak = times(a, goal.peak)
         x_y = backend.pick(xp, x, goal.label)
         x_y = x_y if masked is None else xp.where(masked, 0.0, x_y)
-    if goal.spread is not None:
-        share = a[..., None] * goal.spread
 
     def careful() -> Array:
         terms = [] if peak is None else [distance(xp, peak, m, x_y)]
@@ -336,14 +369,14 @@ def _missed(xp: Any, options: Options, goal: Target, a: Array, m: Array, x: Arra
 
     for array in (x, peak, share):
         if array is not None and not backend.is_readable(array):
-            return careful(), share
+            return careful()
     loss = 0.0 if peak is None else peak * (m - x_y)
     if share is not None:
         loss = loss - backend.dot(xp, share, backend.minus(xp, unbroken(xp, options, x, masked), m))
-    unsure = ~xp.isfinite(loss)
-    if backend.may_hold(xp, unsure):  # only in those rows, or the bits of a row would depend on what is around it
-        loss = xp.where(unsure, careful(), loss)
-    return loss, share
+    sure = xp.isfinite(loss)
+    if not backend.holds(xp, sure):  # only in other rows, or the bits of a row would depend on what is around it
+        loss = xp.where(sure, loss, careful())
+    return loss
 
 
 def _gradient(xp: Any, options: Options, f: _Rows) -> Array:
@@ -394,14 +427,16 @@ def part(xp: Any, options: Options, rows: Arrays, shared: Arrays) -> Arrays:
     backend = options.backend
     x = backend.load(xp, logits, options.dtype)
     goal = target_here(xp, options, x.shape[-1], labels, a, w)
+    share = None if goal.spread is None else a[..., None] * goal.spread
     x = _cap(xp, options, x)[0]
-    k, m, masked = highest(xp, options, x, a == 0)
+    k, m = backend.top(xp, x)
+    m, masked = finite(xp, options, x, m, a == 0)
     x = unbroken(xp, options, x, masked)
     is_absent = backend.pick(xp, x, k) == -INF
     m = xp.where(is_absent, 0.0, m)
     second = backend.second(xp, x, k)
     _, others = backend.others(xp, x, k, xp.where(second > -INF, second, m), keep=False)
-    missed, _ = _missed(xp, options, goal, a, m, x, None)
+    missed = _missed(xp, options, goal, a, share, m, x, None)
     return xp.where(is_absent, -INF, m), second, others, missed
 
 
@@ -413,7 +448,8 @@ def merged(xp: Any, options: Options, a: Array, totals: Array, parts: Sequence[A
     """
     backend = options.backend
     m, second, others, missed = (xp.stack(several, axis=-1) for several in zip(*parts, strict=True))
-    block, top, _ = highest(xp, options, m)
+    block, top = backend.top(xp, m)
+    top, _ = finite(xp, options, m, top, None)
     runner_up = xp.max(backend.put(xp, m, block, backend.pick(xp, second, block)), axis=-1)
     base = xp.where((top - runner_up > FAR) & (runner_up > -INF), runner_up, top)
     lower = xp.where(others > 0, second, base[..., None])
@@ -421,11 +457,8 @@ def merged(xp: Any, options: Options, a: Array, totals: Array, parts: Sequence[A
     rest = backend.sum(xp, others * xp.exp(lower - base[..., None]) + maxima)
     total = backend.sum(xp, totals)
     state = _state(xp, block, top, base, rest, None)
-    loss = backend.sum(xp, missed + distance(xp, a[..., None] * totals, top[..., None], m))
-    loss = loss + state.log1p_times(xp, a * total)
-    if options.z_loss != 0:
-        lse = top + xp.log1p(state.s)
-        loss = loss + a * options.z_loss * lse * lse
+    from_top = backend.sum(xp, missed + distance(xp, a[..., None] * totals, top[..., None], m))
+    loss = _added(xp, options, a, total, from_top, state, state.log_sum_exp(xp, options))
     return loss, total, top, base, rest, block
 
 
@@ -438,12 +471,12 @@ def part_grad(xp: Any, options: Options, rows: Arrays, shared: Arrays) -> Arrays
     x = options.backend.load(xp, logits, options.dtype)
     goal = target_here(xp, options, x.shape[-1], labels, a, w)._replace(total=total)
     x, slope, curvature = _cap(xp, options, x)
-    k, _, masked = highest(xp, options, x, a == 0)
+    k, top = options.backend.top(xp, x)
+    _, masked = finite(xp, options, x, top, a == 0)
     e = options.backend.exp(xp, unbroken(xp, options, x, masked), base)
     state = _state(xp, k, m, base, others, e)._replace(has_k=has_k)
-    lse = None if options.z_loss == 0 else m + xp.log1p(state.s)
     share = None if goal.spread is None else a[..., None] * goal.spread
-    f = _Rows(slope, curvature, a, a == 0, goal, share, state, lse, a)
+    f = _Rows(slope, curvature, a, goal, share, state, masked, state.log_sum_exp(xp, options), None)
     return (options.backend.store(xp, f.uncapped(_gradient(xp, options, f)), logits.dtype),)
 
 
@@ -456,10 +489,11 @@ def _state(xp: Any, k: Array, m: Array, base: Array, others: Array, e: Array | N
 def _direction(xp: Any, options: Options, f: _Rows, v: Array) -> Array:
     """A tangent or vector (*lead, C) in the precision computed in; in rows of weight 0 it may hold anything."""
     v = options.backend.load(xp, v, options.dtype)
-    if not options.backend.may_hold(xp, f.uncounted):
+    unused = uncounted(options, f.target, f.a)
+    if options.backend.holds(xp, ~unused):
         return v
     usable = xp.abs(v) < 0.25 * float(xp.finfo(options.dtype).max)
-    return xp.where(f.uncounted[..., None] & ~usable, 0.0, v)
+    return xp.where(unused[..., None] & ~usable, 0.0, v)
 
 
 def loss(xp: Any, options: Options, rows: Arrays, shared: Arrays) -> Arrays:
@@ -471,6 +505,22 @@ def loss_and_grad(xp: Any, options: Options, rows: Arrays, shared: Arrays) -> Ar
     """Rows ``(logits, labels, a)`` -> loss (*lead), gradient (*lead, C) in the dtype of the logits."""
     f = _forward(xp, options, rows, shared)
     return f.loss, options.backend.store(xp, f.uncapped(_gradient(xp, options, f)), rows[0].dtype)
+
+
+def loss_and_state(xp: Any, options: Options, rows: Arrays, shared: Arrays) -> Arrays:
+    """Rows ``(logits, labels, a)`` -> loss (*lead), and what `gradient` need not find again: k and s (*lead)."""
+    f = _forward(xp, options, rows, shared, keep=False)
+    s = f.softmax.s
+    return f.loss, f.softmax.k, s if f.masked is None else xp.where(f.masked, NAN, s)
+
+
+def gradient(xp: Any, options: Options, rows: Arrays, shared: Arrays) -> Arrays:
+    """Rows ``(logits, labels, a, k, s)`` -> the gradient that `loss_and_grad` returns of the first three."""
+    *first, k, s = rows
+    if not options.backend.holds(xp, are_near(s, first[0].shape[-1])):
+        return loss_and_grad(xp, options, tuple(first), shared)[1:]
+    f = _forward(xp, options, tuple(first), shared, (k, s))
+    return (options.backend.store(xp, f.uncapped(_gradient(xp, options, f)), first[0].dtype),)
 
 
 def loss_and_jvp(xp: Any, options: Options, rows: Arrays, shared: Arrays) -> Arrays:
@@ -526,15 +576,17 @@ def nll(xp: Any, options: Options, rows: Arrays, shared: Arrays) -> Arrays:
     x = options.backend.load(xp, log_probs, options.dtype)
     goal = target(xp, options, x.shape[-1], labels, a, w)
     unused = uncounted(options, goal, a)
-    _, m, masked = highest(xp, options, x, unused)
+    _, m = options.backend.top(xp, x)
+    m, masked = finite(xp, options, x, m, unused)
     zero = xp.where(options.backend.broken(xp, x, m, ~unused), NAN, xp.zeros_like(a))
-    return (_missed(xp, options, goal, a, zero, x, masked)[0],)
+    share = None if goal.spread is None else a[..., None] * goal.spread
+    return (_missed(xp, options, goal, a, share, zero, x, masked),)
 
 
 def logsumexp(xp: Any, options: Options, rows: Arrays, shared: Arrays) -> Arrays:
     """Rows ``(x,)`` -> log-sum-exp (*lead)."""
     x = options.backend.load(xp, rows[0], options.dtype)
-    state = softmax_state(xp, options, x, *highest(xp, options, x), keep=False)
+    state, _ = softmax_state(xp, options, x, keep=False)
     top = options.backend.pick(xp, x, state.k)
     return (xp.where(xp.abs(top) == INF, top, state.m + xp.log1p(state.s)),)
 
@@ -542,14 +594,14 @@ def logsumexp(xp: Any, options: Options, rows: Arrays, shared: Arrays) -> Arrays
 def log_softmax(xp: Any, options: Options, rows: Arrays, shared: Arrays) -> Arrays:
     """Rows ``(x,)`` -> log-probabilities (*lead, C)."""
     x = options.backend.load(xp, rows[0], options.dtype)
-    state = softmax_state(xp, options, x, *highest(xp, options, x), keep=False)
+    state, _ = softmax_state(xp, options, x, keep=False)
     return ((x - state.m[..., None]) - xp.log1p(state.s)[..., None],)
 
 
 def softmax(xp: Any, options: Options, rows: Arrays, shared: Arrays) -> Arrays:
     """Rows ``(x,)`` -> probabilities (*lead, C) in the dtype of `x`."""
     x = options.backend.load(xp, rows[0], options.dtype)
-    state = softmax_state(xp, options, x, *highest(xp, options, x))
+    state, _ = softmax_state(xp, options, x)
     return (options.backend.store(xp, state.exp(xp, options) / (1 + state.s)[..., None], rows[0].dtype),)
 
 
@@ -591,6 +643,7 @@ class Result(NamedTuple):
 
     whole: bool = False  # of the shape of the first of the rows; otherwise (*lead)
     rounded: bool = False  # to the dtype of the first of the rows; otherwise in the precision computed in
+    integer: bool = False  # a class
 
 
 RESULTS: Mapping[Kernel, tuple[Result, ...]] = {
@@ -598,6 +651,8 @@ RESULTS: Mapping[Kernel, tuple[Result, ...]] = {
     label_total: (Result(),),
     loss: (Result(),),
     loss_and_grad: (Result(), Result(whole=True, rounded=True)),
+    loss_and_state: (Result(), Result(integer=True), Result()),
+    gradient: (Result(whole=True, rounded=True),),
     loss_and_jvp: (Result(), Result()),
     part: (Result(), Result(), Result(), Result()),
     part_grad: (Result(whole=True, rounded=True),),

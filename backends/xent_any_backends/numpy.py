@@ -38,8 +38,10 @@ class NumPy(Backend):
     def share(self, xp: Any, like: Any, dtype: Any, shape: tuple[int, ...], parts: float) -> Any:
         return _share(dtype, shape, parts)
 
-    def extent(self, xp: Any, a: Any) -> tuple[int, int]:
-        return int(np.minimum.reduce(a, axis=None)), int(np.maximum.reduce(a, axis=None))
+    def all_below(self, xp: Any, a: Any, stop: int) -> bool:
+        if a.dtype != np.intp or a.size == 0:
+            return super().all_below(xp, a, stop)
+        return bool(np.maximum.reduce(a.view(np.uintp), axis=None) < stop)  # what is negative is large
 
     def load(self, xp: Any, a: Any, dtype: Any) -> Any:
         if a.shape[-1] <= FEW and a.size >= MANY:
@@ -117,7 +119,7 @@ class NumPy(Backend):
         if count == 1:
             return a[..., 0].copy()  # `a` may be written to
         if count <= FEW:
-            return super().sum(xp, a)
+            return super().sum(xp, a.copy(order="F") if a.flags.c_contiguous else a)
         return self._summed(np.ascontiguousarray(a))
 
     def total(self, xp: Any, a: Any) -> Any:
@@ -144,8 +146,8 @@ class NumPy(Backend):
         terms = ",".join(["...j"] * len(factors)) + "->..."
         return self.sum(np, np.einsum(terms, *chunks)) + np.einsum(terms, *(a[..., end:] for a in factors))
 
-    def may_hold(self, xp: Any, condition: Any) -> bool:
-        return bool(np.count_nonzero(condition))
+    def holds(self, xp: Any, condition: Any) -> bool:
+        return bool(np.count_nonzero(condition) == condition.size)
 
     def signature(self, arrays: Collection[Any]) -> Any:
         if not PLAIN.issuperset(map(type, arrays)):

@@ -61,10 +61,12 @@ class Torch(Backend):
     def share(self, xp: Any, like: Any, dtype: Any, shape: tuple[int, ...], parts: float) -> Any:
         if torch.compiler.is_compiling():
             return super().share(xp, like, dtype, shape, parts)
+        if _are_numpys((like,)) and not torch._C._len_torch_dispatch_stack():
+            return _share(dtype, shape, parts)
         return torch.full((), 1.0 / parts, dtype=dtype, device=like.device).expand(shape)
 
-    def extent(self, xp: Any, a: Any) -> tuple[int, int] | None:
-        return IN_NUMPY.extent(np, a.numpy()) if _are_numpys((a,)) else super().extent(xp, a)
+    def all_below(self, xp: Any, a: Any, stop: int) -> bool:
+        return IN_NUMPY.all_below(np, a.numpy(), stop) if _are_numpys((a,)) else super().all_below(xp, a, stop)
 
     def signature(self, arrays: Collection[Any]) -> Any:
         if not _are_plain([a for a in arrays if a is not None]):
@@ -116,6 +118,8 @@ class Torch(Backend):
             rows = tuple(None if a is None else a.unsqueeze(0) for a in task.rows)
             return tuple(r.squeeze(0) for r in self.run(replace(task, rows=rows, lead=(1,))))
         arrays = [a for a in task.arrays if a is not None]
+        if _are_numpys(arrays):
+            return _run_in_numpy(task, arrays, summed=False)
         if not _may_differentiate(arrays):
             return self.compute(task)
         if not task.has_derivative or not _may_attach():
@@ -125,16 +129,22 @@ class Torch(Backend):
             apply = _Compiled.apply
         elif not _are_plain(arrays) or get_interpreter_stack():
             apply = _Eager.apply
-        else:  # what that comes to, but for a look at the signature of `forward`, which takes longer than all the rest
-            apply = super(torch.autograd.Function, _Eager).apply
-        results: tuple[Any, ...] = apply(task.emptied(), a, b, c, d, e)  # type: ignore[no-untyped-call]
+        else:
+            apply = _without_binding(_Eager)
+        results: tuple[Any, ...] = apply(task.emptied(), None, a, b, c, d, e)  # type: ignore[no-untyped-call]
         return results
+
+    def run_total(self, task: Task) -> tuple[Any, ...]:
+        arrays = [a for a in task.arrays if a is not None]
+        if task.lead and _are_numpys(arrays):
+            return _run_in_numpy(task, arrays, summed=True)
+        return super().run_total(task)
 
     def compute(self, task: Task) -> tuple[Any, ...]:
         """Run the task with no derivative attached, in blocks where there are values."""
         arrays = [a for a in task.arrays if a is not None]
         if _are_numpys(arrays):
-            return tuple(map(_from_numpy, IN_NUMPY.run(_in_numpy(task))))
+            return _tensors(IN_NUMPY.run(_in_numpy(task, task.arrays)), summed=False)
         return super().run(task) if _are_plain(arrays) else task.at_once()
 
     def linear_memory(self, max_bytes: int | None) -> int:
@@ -246,10 +256,51 @@ def _are_numpys(arrays: Sequence[Any]) -> bool:
     return _are_plain(arrays) and not get_interpreter_stack() and all(a.is_cpu for a in arrays)
 
 
-def _in_numpy(task: Task) -> Task:
-    """A task of tensors that NumPy can read, in NumPy."""
-    rows, shared = (tuple(map(_to_numpy, arrays)) for arrays in (task.rows, task.shared))
-    return Task(task.kernel, np, _numpys(task.options), rows, shared, task.lead)
+class _Call:
+    """One call of `_InNumPy`: whether the first result is to be its sum, and what `Task.run_and_keep` has kept."""
+
+    def __init__(self, *, summed: bool) -> None:
+        self.summed = summed
+        self.kept: tuple[Any, ...] = ()
+
+
+def _run_in_numpy(task: Task, arrays: Sequence[Any], *, summed: bool) -> tuple[Any, ...]:
+    """Run a task of tensors that NumPy can read, its `arrays` but for None; of the first result the sum, if asked."""
+    if not _may_differentiate(arrays):
+        return _tensors(IN_NUMPY.run(_in_numpy(task, task.arrays)), summed=summed)
+    if not task.has_derivative:
+        results = task.at_once()
+        return (BACKEND.total(task.xp, results[0]), *results[1:]) if summed else results
+    a, b, c, d, e = (*task.arrays, *(None,) * 5)[:5]
+    attached: tuple[Any, ...] = _without_binding(_InNumPy)(task.emptied(), _Call(summed=summed), a, b, c, d, e)
+    return attached
+
+
+def _without_binding(function: Any) -> Any:
+    """Its `apply` but for a look at the signature of `forward`, which takes longer than all the rest.
+
+    That is all there is in it where no transform is active.
+    """
+    return super(torch.autograd.Function, function).apply
+
+
+def _tensors(results: tuple[Any, ...], *, summed: bool) -> tuple[Any, ...]:
+    """Results in NumPy as tensors; of the first the sum, if asked."""
+    if summed:
+        results = (np.asarray(IN_NUMPY.total(np, results[0])), *results[1:])
+    return tuple(map(_from_numpy, results))
+
+
+def _in_numpy(task: Task, arrays: Sequence[Any]) -> Task:
+    """The task of these tensors, which NumPy can read, in NumPy."""
+    count, values = len(task.rows), tuple(map(_to_numpy, arrays[: len(task.arrays)]))
+    return Task(task.kernel, np, _numpys(task.options), values[:count], values[count:], task.lead)
+
+
+@lru_cache(16)
+def _share(dtype: Any, shape: tuple[int, ...], parts: float) -> Any:
+    with torch.inference_mode(False):  # a tensor of that mode could not be saved for a backward pass
+        return torch.full((), 1.0 / parts, dtype=dtype, device="cpu").expand(shape)
 
 
 @lru_cache
@@ -291,15 +342,6 @@ def _is_transformed(array: Any) -> bool:
     return is_functorch_wrapped_tensor(array) or is_legacy_batchedtensor(array)
 
 
-def _pulled_back(task: Task, cotangents: Sequence[Any]) -> Any:
-    """`Task.vjp`, in NumPy from beginning to end where no derivative of it may be asked for."""
-    arrays = [a for a in (*task.arrays, *cotangents) if a is not None]
-    if task.kernel is not loss or _may_differentiate(arrays) or not _are_numpys(arrays):
-        return task.vjp(tuple(cotangents))
-    with np.errstate(all="ignore"):
-        return _from_numpy(_in_numpy(task).vjp(tuple(map(_to_numpy, cotangents))))
-
-
 def _may_attach() -> bool:
     """Whether an autograd.Function is right here.
 
@@ -325,12 +367,12 @@ class _Compiled(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(empty: Task, a: Any, b: Any, c: Any, d: Any, e: Any) -> Any:
+    def forward(empty: Task, call: Any, a: Any, b: Any, c: Any, d: Any, e: Any) -> Any:
         return _filled(empty, (a, b, c, d, e)).at_once()
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        ctx.empty, *arrays = inputs
+        ctx.empty, ctx.call, *arrays = inputs
         ctx.save_for_backward(*arrays)
         ctx.set_materialize_grads(False)
 
@@ -340,32 +382,32 @@ class _Compiled(torch.autograd.Function):
         found = [None] * len(arrays)
         if any(c is not None for c in cotangents):
             task = _filled(ctx.empty, arrays)
-            if ctx.needs_input_grad[1]:
-                found[0] = _pulled_back(task, cotangents)
-            others = [i for i in range(1, len(arrays)) if ctx.needs_input_grad[i + 1]]
+            if ctx.needs_input_grad[2]:
+                found[0] = task.vjp(cotangents)
+            others = [i for i in range(1, len(arrays)) if ctx.needs_input_grad[i + 2]]
             if others:
                 results, pull = _vjp(task.partial(others), *(arrays[i] for i in others))
                 whole = (torch.zeros_like(r) if c is None else c for r, c in zip(results, cotangents, strict=True))
                 for i, cotangent in zip(others, pull(tuple(whole)), strict=True):
                     found[i] = cotangent
-        return None, *found
+        return None, None, *found
 
 
 class _Eager(_Compiled):
     """With forward mode, and blocks of rows."""
 
     @staticmethod
-    def forward(empty: Task, a: Any, b: Any, c: Any, d: Any, e: Any) -> Any:
+    def forward(empty: Task, call: Any, a: Any, b: Any, c: Any, d: Any, e: Any) -> Any:
         return BACKEND.compute(_filled(empty, (a, b, c, d, e)))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
         _Compiled.setup_context(ctx, inputs, output)
-        ctx.save_for_forward(*inputs[1:])
+        ctx.save_for_forward(*inputs[2:])
 
     @staticmethod
     def jvp(ctx: Any, *inputs: Any) -> Any:
-        tangents = inputs[1:]
+        tangents = inputs[2:]
         arrays = ctx.saved_tensors
         task = _filled(ctx.empty, arrays)
         found = None if tangents[0] is None else task.jvp(tangents[0])[1]
@@ -377,6 +419,36 @@ class _Eager(_Compiled):
             (more,) = push(tuple(tangents[i] for i in others))
             found = more if found is None else tuple(map(torch.add, found, more))
         return found
+
+
+class _InNumPy(_Eager):
+    """Of tensors that NumPy can read: in NumPy from beginning to end, where no second derivative may be asked for.
+
+    Keeps a few numbers for each row as well.
+    """
+
+    @staticmethod
+    def forward(empty: Task, call: Any, a: Any, b: Any, c: Any, d: Any, e: Any) -> Any:
+        results, call.kept = _in_numpy(empty, (a, b, c, d, e)).run_and_keep()
+        return _tensors(results, summed=call.summed)
+
+    @staticmethod
+    def backward(ctx: Any, *cotangents: Any) -> Any:
+        first, *others = cotangents
+        needed = ctx.needs_input_grad
+        is_first = needed[2] and not any(needed[3:]) and ctx.empty.kernel is loss and first is not None
+        if is_first and not (torch.is_grad_enabled() or forward_ad._current_level >= 0) and _are_numpys((first,)):
+            c, task = _to_numpy(first), _in_numpy(ctx.empty, ctx.saved_tensors)
+            with np.errstate(all="ignore"):
+                return None, None, _from_numpy(task.vjp((c,), ctx.call.kept)), None, None, None, None
+        if first is not None and ctx.call.summed:
+            first = first.expand(ctx.empty.lead)
+        return _Eager.backward(ctx, first, *others)
+
+    @staticmethod
+    def jvp(ctx: Any, *inputs: Any) -> Any:
+        first, *others = _Eager.jvp(ctx, *inputs)
+        return BACKEND.total(torch_namespace, first) if ctx.call.summed else first, *others
 
 
 class _Linear(torch.autograd.Function):

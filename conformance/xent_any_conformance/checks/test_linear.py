@@ -16,7 +16,7 @@ HIDDEN = np.asarray([[1, -0.5, 2], [0.25, 1.5, -1], [-2, 0.5, 1], [1.5, 1, -0.25
 WEIGHT = np.asarray([[0.5, 1, -0.25], [1, -1.5, 0.5], [-1, 0.25, 1], [2, 0.5, 1.5], [-0.75, 1, 0]])
 BIAS = np.asarray([0.5, -1, 0, 0.25, 1])
 LOGITS = HIDDEN @ WEIGHT.T + BIAS
-ONE_ROW = 1  # as max_bytes: a block is never less than a row
+ONE_ROW = 1  # as max_bytes: a block is never less than a row, or a class of one
 FUNCTIONS, LABELS, DTYPES = (
     f"docs/contract.md, {part}" for part in ("Linear layer", "Labels", "Dtypes, devices, arrays")
 )
@@ -35,12 +35,14 @@ def assert_true(subject: Subject, found: Any, expected: Any, bound: Any) -> None
 
 @check(
     "gradient.linear",
-    "Loss and gradients of a linear layer are those of the definition, its rows computed together or one by one.",
+    "Loss and gradients of a linear layer are those of the definition, its rows and classes computed together or one by one.",
     source=FUNCTIONS,
 )
 def test_gradients(subject: Subject, quick: bool, dtype: str) -> None:  # noqa: F811
     h, w, b = make(subject, dtype, HIDDEN, WEIGHT, BIAS)
+    few = 40 * np.dtype(dtype).itemsize  # as max_bytes: two blocks of classes, where these may be cut
     cases: list[tuple[Any, dict[str, Any], str, int | None]] = [(Y, {}, "mean", ONE_ROW), (Q, ALL, "sum", None)]
+    cases += [(Y, ALL, "sum", few)]
     if not quick:
         cases += [(Y, ALL, "none", ONE_ROW), (Q, ALL, "mean", ONE_ROW), (Y, ALL, "denominator", None)]
     for labels, options, reduction, max_bytes in cases:
