@@ -18,7 +18,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -71,8 +71,8 @@ class Training:
 
     def step(self, batch: Tensor) -> tuple[float, float]:
         """The loss and the norm of its gradient."""
-        *layers, last = self.model.layers
-        hidden = nn.Sequential(*layers)(self.model.character(batch[:, :-1]) + self.model.place)
+        last: Any = self.model.layers[-1]
+        hidden = self.model.layers[:-1](self.model.character(batch[:, :-1]) + self.model.place)
         loss = self.loss(hidden.flatten(0, 1), last, batch[:, 1:].flatten())
         self.optimizer.zero_grad()
         loss.backward()
