@@ -1,7 +1,7 @@
 """The last layer of a large vocabulary and its loss together: time, errors, peak memory, and what can be done with it.
 
-``python benchmarks/large_vocabulary.py benchmarks/records/large_vocabulary.json`` measures all of it in about a quarter
-of an hour, and writes the record; fails where a gradient of ours is further from the truth than it may be.
+``python benchmarks/large_vocabulary.py benchmarks/records/large_vocabulary.json`` measures all of it in about 20 minutes,
+and writes the record; fails where a gradient of ours is further from the truth than it may be.
 ``--page docs/large-vocabulary.md --figure docs/images/large-vocabulary.png`` makes the tables and the picture from the
 record; with ``--no-run`` as it is. ``--fewer 4`` measures a quarter of the rows. Needs the extras ``bench``, ``torch``
 and ``jax``, and optax; PyTorch 2.13.
@@ -431,6 +431,7 @@ def measured(console: Console, fewer: int) -> Record:
     growth = [peak_row(console, chosen(p), *whose) for p in GROWTH for whose in GROWN]
     packages = ("xent-any", "array-api-compat", "numpy", "torch", "jax", "jaxlib", "optax")
     return {
+        "command": " ".join(sys.argv),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "python": platform.python_version(),
         "platform": platform.platform(),
@@ -472,9 +473,10 @@ def tables(record: Record) -> str:
     parts.append("## Block size against time\n\n" + block_table(record["blocks"]))
     parts.append("## Beside PyTorch's chunked path\n\n" + ability_table(record["abilities"]))
     made = (
-        f"{record['date']}, Python {record['python']}, {record['cpus']} CPUs, {record['platform']}; "
+        f"`{record['command']}`, {record['date']}, {record['minutes']} minutes, Python {record['python']}, "
+        + f"{record['cpus']} CPUs, {record['platform']}; "
         + ", ".join(f"{name} {number}" for name, number in record["packages"].items())
-        + f". It took {record['minutes']} minutes.\n"
+        + ".\n"
     )
     return "\n".join([*parts, "## The run\n\n" + made])
 

@@ -1,6 +1,6 @@
 """A language model of 50257 words, its last layer and the loss in one call: the same curve, in less memory.
 
-``python examples/word_model.py`` takes about two minutes, and 4 GiB of memory. It trains the transformer of
+``python examples/word_model.py`` takes about a minute, and 4 GiB of memory. It trains the transformer of
 `language_model.py` on words instead of characters: with PyTorch's layer and loss, with xent_any's, and with the control
 of `one_import.py`. Before, it measures the memory that a step needs. Needs the extras ``demo`` and ``torch``.
 
@@ -124,7 +124,7 @@ def compared(steps: int, figure: Path) -> int:
 def main(argv: list[str] | None = None) -> int:
     """Measure the memory of a step, and compare the curves."""
     parser = argparse.ArgumentParser(description=str(__doc__).partition("\n")[0])
-    parser.add_argument("--steps", type=int, default=100, help="default: %(default)s")
+    parser.add_argument("--steps", type=int, default=50, help="default: %(default)s")
     parser.add_argument("--rows", type=int, default=4096, help="words of the step that is measured; %(default)s")
     parser.add_argument("--figure", type=Path, default=Path("word-model.png"), help="default: %(default)s")
     options = parser.parse_args(argv)
