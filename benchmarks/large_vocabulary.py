@@ -1,10 +1,10 @@
 """The last layer of a large vocabulary and its loss together: time, errors, peak memory, and what can be done with it.
 
-``python benchmarks/large_vocabulary.py benchmarks/records/large_vocabulary.json`` measures all of it in about 20 minutes,
-and writes the record; fails where a gradient of ours is further from the truth than it may be.
+``python benchmarks/large_vocabulary.py benchmarks/records/large_vocabulary.json`` measures all of it in about 20
+minutes, and writes the record after each part; fails where a gradient of ours is further from the truth than it may be.
 ``--page docs/large-vocabulary.md --figure docs/images/large-vocabulary.png`` makes the tables and the picture from the
-record; with ``--no-run`` as it is. ``--fewer 4`` measures a quarter of the rows. Needs the extras ``bench``, ``torch``
-and ``jax``, and optax; PyTorch 2.13.
+record. ``--parts peaks growth`` measures these alone, into the record that there is, and ``--parts`` nothing;
+``--fewer 4`` a quarter of the rows. Needs the extras ``bench``, ``torch`` and ``jax``, and optax; PyTorch 2.13.
 """
 
 import argparse
@@ -410,39 +410,46 @@ PEAKS: Sequence[tuple[str, str, int | None]] = [
 GROWN: Sequence[tuple[str, int | None]] = [(REFERENCE, None), (CHUNKED, None), (OURS_TORCH, None), (OURS_TORCH, 64)]
 
 
-def measured(console: Console, fewer: int) -> Record:
-    """The record, of one in `fewer` rows."""
-    start = time.perf_counter()
+def measured(console: Console, part: str, fewer: int) -> Any:
+    """A part of the record, of one in `fewer` rows."""
 
     def chosen(problem: Problem) -> Problem:
         return replace(problem, n=problem.n // fewer)
 
-    timings = []
-    for problem in map(chosen, TIMED):
-        for dtype in ("float32", "bfloat16"):
-            console.print(f"time and errors of {problem.shape} {dtype}", highlight=False)
-            timings.append(alone(timed, replace(problem, dtype=dtype)))
-    console.print("block size against time")
-    blocked = alone(blocks, chosen(BLOCKS))
-    console.print("what can be done with it")
-    able = alone(abilities, ABILITIES)
-    of_peak = chosen(PEAK)
-    peaks = [peak_row(console, replace(of_peak, dtype=dtype), name, size) for dtype, name, size in PEAKS]
-    growth = [peak_row(console, chosen(p), *whose) for p in GROWTH for whose in GROWN]
+    if part == "times":
+        found = []
+        for problem in map(chosen, TIMED):
+            for dtype in ("float32", "bfloat16"):
+                console.print(f"time and errors of {problem.shape} {dtype}", highlight=False)
+                found.append(alone(timed, replace(problem, dtype=dtype)))
+        return found
+    if part == "blocks":
+        console.print("block size against time")
+        return alone(blocks, chosen(BLOCKS))
+    if part == "abilities":
+        console.print("what can be done with it")
+        return alone(abilities, ABILITIES)
+    if part == "peaks":
+        return [peak_row(console, replace(chosen(PEAK), dtype=dtype), name, size) for dtype, name, size in PEAKS]
+    return [peak_row(console, chosen(problem), *whose) for problem in GROWTH for whose in GROWN]
+
+
+PARTS = ("times", "blocks", "abilities", "peaks", "growth")
+
+
+def update(record: Record, console: Console, part: str, fewer: int) -> None:
+    """Measure a part of the record."""
+    start = time.perf_counter()
+    record[part] = measured(console, part, fewer)
     packages = ("xent-any", "array-api-compat", "numpy", "torch", "jax", "jaxlib", "optax")
-    return {
+    record.setdefault("made", {})[part] = {
         "command": " ".join(sys.argv),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "minutes": round((time.perf_counter() - start) / 60, 1),
         "python": platform.python_version(),
         "platform": platform.platform(),
         "cpus": len(os.sched_getaffinity(0)),
         "packages": {name: version(name) for name in packages},
-        "minutes": round((time.perf_counter() - start) / 60, 1),
-        "times": timings,
-        "blocks": blocked,
-        "abilities": able,
-        "peaks": peaks,
-        "growth": growth,
     }
 
 
@@ -472,13 +479,15 @@ def tables(record: Record) -> str:
     parts.append("## As the vocabulary grows\n\n" + growth_table(record["growth"]))
     parts.append("## Block size against time\n\n" + block_table(record["blocks"]))
     parts.append("## Beside PyTorch's chunked path\n\n" + ability_table(record["abilities"]))
-    made = (
-        f"`{record['command']}`, {record['date']}, {record['minutes']} minutes, Python {record['python']}, "
-        + f"{record['cpus']} CPUs, {record['platform']}; "
-        + ", ".join(f"{name} {number}" for name, number in record["packages"].items())
-        + ".\n"
-    )
-    return "\n".join([*parts, "## The run\n\n" + made])
+    parts.append("## The run\n\n" + table(["", "date", "minutes", "with"], made_rows(record)))
+    return "\n".join(parts)
+
+
+def made_rows(record: Record) -> Iterable[Sequence[str]]:
+    for part, of in record["made"].items():
+        versions = ", ".join(f"{name} {number}" for name, number in of["packages"].items())
+        machine = f"{of['cpus']} CPUs, {of['platform']}, Python {of['python']}, {versions}"
+        yield [f"{part}: `{of['command']}`", of["date"], str(of["minutes"]), machine]
 
 
 def time_rows(those: Sequence[Record]) -> Iterable[Sequence[str]]:
@@ -592,16 +601,17 @@ def main(argv: list[str] | None = None) -> int:
     """Measure, and write what is asked for; 1 where an error of ours is too large."""
     parser = argparse.ArgumentParser(description=str(__doc__).partition("\n")[0])
     parser.add_argument("record", type=Path, help="the record, in JSON")
-    parser.add_argument("--no-run", action="store_true", help="take the record as it is")
+    parser.add_argument("--parts", nargs="*", choices=PARTS, default=PARTS, help="measure these, or nothing")
     parser.add_argument("--fewer", type=int, default=1, help="measure one in so many rows", metavar="N")
     parser.add_argument("--page", type=Path, help="write the tables into this page, between its markers")
     parser.add_argument("--figure", type=Path, help="draw the picture")
     options = parser.parse_args(argv)
     console = Console()
-    if not options.no_run:
-        made = measured(console, options.fewer)
-        options.record.write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
-    record = json.loads(options.record.read_text(encoding="utf-8"))
+    record = json.loads(options.record.read_text(encoding="utf-8")) if options.record.exists() else {}
+    for part in options.parts:
+        update(record, console, part, options.fewer)
+        record = json.loads(json.dumps(record))  # whose keys are strings
+        options.record.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     if options.page:
         before, _, rest = options.page.read_text(encoding="utf-8").partition(BEGIN)
         page = f"{before}{BEGIN}\n{tables(record)}\n{END}{rest.partition(END)[2]}"
