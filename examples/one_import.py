@@ -57,13 +57,13 @@ def largest_differences(run: Values, reference: Values) -> Values:
     return np.maximum.accumulate(np.abs(run - reference) / reference, axis=1)
 
 
-def draw(runs: Mapping[str, Values], apart: Mapping[str, Values], allowed: Values) -> Figure:
+def draw(runs: Mapping[str, Values], apart: Mapping[str, Values], allowed: Values, pytorchs: str, ours: str) -> Figure:
     """The curves, and how far they are apart; a difference of 0 has no place on a log axis."""
     figure = Figure(figsize=(12, 5), layout="constrained")
     curves, *panels = figure.subplots(1, 3, width_ratios=(4, 3, 3))
     steps = np.arange(1, allowed.shape[1] + 1)
-    curves.plot(steps, runs["PyTorch"][0], color="#0072B2", linewidth=5, label="torch.nn.functional.cross_entropy")
-    curves.plot(steps, runs["xent_any"][0], color="#E69F00", linewidth=1, label="xent_any_backends.torch.cross_entropy")
+    curves.plot(steps, runs["PyTorch"][0], color="#0072B2", linewidth=5, label=pytorchs)
+    curves.plot(steps, runs["xent_any"][0], color="#E69F00", linewidth=1, label=ours)
     curves.set(title="Loss of each step's batch", xlabel="step", ylabel="cross-entropy (nats)", ylim=0)
     for i, (axes, of) in enumerate(zip(panels, ("loss", "gradient's norm"), strict=True)):
         axes.semilogy(steps, allowed[i], "k--", linewidth=1, label=f"{FACTOR} times the control (empirical limit)")
@@ -77,32 +77,32 @@ def draw(runs: Mapping[str, Values], apart: Mapping[str, Values], allowed: Value
     return figure
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Train three times, print a table and a verdict, write the figure.
+def report(runs: Mapping[str, Values], title: str, figure: Path, pytorchs: str, ours: str) -> int:
+    """Print a table and a verdict, write the figure.
 
     Two right losses round differently, and training makes such differences grow; nothing derived says how much. So
     the control is a third training: PyTorch's loss again, of logits that are each moved by one unit in the last place.
     xent_any's curve may be `FACTOR` times as far from PyTorch's as the control's, at every step so far.
+
+    Parameters
+    ----------
+    runs : mapping of str to array, shape (2, steps)
+        The loss and the norm of its gradient, of "PyTorch", of "xent_any" and of the "control".
+    title : str
+        The table's.
+    figure : path
+        Where the figure is written.
+    pytorchs, ours : str
+        What the figure calls the losses.
 
     Returns
     -------
     int
         1 where the curves are further apart than that, otherwise 0.
     """
-    parser = argparse.ArgumentParser(description=str(__doc__).partition("\n")[0])
-    parser.add_argument("--steps", type=int, default=500, help="default: %(default)s")
-    parser.add_argument("--figure", type=Path, default=Path("language-model.png"), help="default: %(default)s")
-    options = parser.parse_args(argv)
-    scripts = {"PyTorch": script(PYTORCHS), "xent_any": script(OURS), "control": script(PYTORCHS)}
-    vars(scripts["control"])["cross_entropy"] = moved(scripts["PyTorch"].cross_entropy)
-    # Of shape (2, steps): the loss and the norm of its gradient.
-    runs = {
-        name: np.asarray(list(track(module.train(options.steps), total=options.steps, description=f"{name:8}"))).T
-        for name, module in scripts.items()
-    }
     apart = {name: largest_differences(run, runs["PyTorch"]) for name, run in runs.items()}
-    last = min(options.steps, 50)
-    table = Table(title=f"Language model, {options.steps} steps of AdamW in float32", box=None)
+    last = min(len(runs["PyTorch"][0]), 50)
+    table = Table(title=title, box=None)
     for heading in (
         "",
         "first\nloss",
@@ -126,9 +126,26 @@ def main(argv: list[str] | None = None) -> int:
         style="bold green" if agree else "bold red",
         highlight=False,
     )
-    draw(runs, apart, FACTOR * control).savefig(options.figure, dpi=110)
-    console.print(f"written: {options.figure.resolve()}", highlight=False, markup=False, soft_wrap=True)
+    draw(runs, apart, FACTOR * control, pytorchs, ours).savefig(figure, dpi=110)
+    console.print(f"written: {figure.resolve()}", highlight=False, markup=False, soft_wrap=True)
     return 0 if agree else 1
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Train three times, and report; 1 where the curves disagree, otherwise 0."""
+    parser = argparse.ArgumentParser(description=str(__doc__).partition("\n")[0])
+    parser.add_argument("--steps", type=int, default=500, help="default: %(default)s")
+    parser.add_argument("--figure", type=Path, default=Path("language-model.png"), help="default: %(default)s")
+    options = parser.parse_args(argv)
+    scripts = {"PyTorch": script(PYTORCHS), "xent_any": script(OURS), "control": script(PYTORCHS)}
+    vars(scripts["control"])["cross_entropy"] = moved(scripts["PyTorch"].cross_entropy)
+    runs = {
+        name: np.asarray(list(track(module.train(options.steps), total=options.steps, description=f"{name:8}"))).T
+        for name, module in scripts.items()
+    }
+    title = f"Language model, {options.steps} steps of AdamW in float32"
+    pytorchs, ours = "torch.nn.functional.cross_entropy", "xent_any_backends.torch.cross_entropy"
+    return report(runs, title, options.figure, pytorchs, ours)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """The examples agree with the frameworks' own losses, and say so only where they do."""
 
 import functools
-import importlib.util
+import importlib
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ for module in cli.EXTRA["demo"]:
     pytest.importorskip(module)
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
+sys.path.insert(0, str(EXAMPLES))  # as for a script: they import each other, in fresh processes as well
 
 
 def loaded(name):
@@ -23,10 +25,7 @@ def loaded(name):
     if name == "training_curves":
         require("jax")
         pytest.importorskip("optax")
-    spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return importlib.import_module(name)
 
 
 @pytest.mark.parametrize(("name", "length"), [("one_import", "--steps=10"), ("training_curves", "--epochs=2")])
@@ -37,6 +36,15 @@ def test_curves_agree(tmp_path, capsys, name, length):
     assert figure.read_bytes().startswith(b"\x89PNG")
 
 
+def test_the_word_model(tmp_path, capsys):
+    figure = tmp_path / "figure.png"
+    assert loaded("word_model").main(["--steps=1", "--rows=1024", f"--figure={figure}"]) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "They agree" in printed
+    assert int(re.search(r"That is (\d+) %", printed)[1]) < 60
+    assert figure.read_bytes().startswith(b"\x89PNG")
+
+
 def test_the_script_alone():
     require("torch")
     command = [sys.executable, str(EXAMPLES / "language_model.py"), "--steps=1"]
@@ -44,8 +52,8 @@ def test_the_script_alone():
     assert run.stdout.startswith("step   1: ")
 
 
-def smoothed(right, logits, labels, by=1e-4):
-    return right(logits, labels, label_smoothing=by)
+def smoothed(right, *arguments, by=1e-4, **options):
+    return right(*arguments, label_smoothing=by, **options)
 
 
 def steeper(right, logits, labels):
@@ -54,8 +62,8 @@ def steeper(right, logits, labels):
     return value + 1e-4 * (value - value.detach())
 
 
-def not_a_number(right, logits, labels):
-    return right(logits, labels) * float("nan")
+def not_a_number(right, *arguments, **options):
+    return right(*arguments, **options) * float("nan")
 
 
 @pytest.mark.parametrize("wrong", [smoothed, steeper, not_a_number])
@@ -64,6 +72,14 @@ def test_a_wrong_loss_of_the_language_model(tmp_path, capsys, monkeypatch, wrong
     dropin = importlib.import_module("xent_any_backends.torch")
     monkeypatch.setattr(dropin, "cross_entropy", functools.partial(wrong, dropin.cross_entropy))
     assert module.main(["--steps=2", f"--figure={tmp_path / 'figure.png'}"]) == 1
+    assert "They disagree" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("wrong", [smoothed])
+def test_a_wrong_loss_of_the_word_model(tmp_path, capsys, monkeypatch, wrong):
+    module = loaded("word_model")
+    monkeypatch.setattr(module, "linear_cross_entropy", functools.partial(wrong, module.linear_cross_entropy))
+    assert module.compared(1, tmp_path / "figure.png") == 1
     assert "They disagree" in capsys.readouterr().out
 
 

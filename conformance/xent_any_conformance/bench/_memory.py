@@ -5,6 +5,7 @@ import gc
 import re
 import resource
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,14 +31,19 @@ def measured(contestant: Contestant, problem: Problem, threads: int) -> dict[str
         return row
     if problem.device != "cpu":
         return row | _on_gpu(call)
+    return row | of_call(lambda: call(1))
+
+
+def of_call(call: Callable[[], Any]) -> dict[str, Any]:
+    """How much more memory the process needs at its peak in a call than before it, and what was read."""
     gc.collect()
     _give_back()
     is_reset = _reset_peak()
     before = _resident() if is_reset else _peak_so_far()
-    result = call(1)
+    result = call()
     after = _peak() if is_reset else _peak_so_far()
     del result
-    return row | {"peak_bytes": max(0, after - before), "peak_is": "VmHWM" if is_reset else "ru_maxrss"}
+    return {"peak_bytes": max(0, after - before), "peak_is": "VmHWM" if is_reset else "ru_maxrss"}
 
 
 def _on_gpu(call: Any) -> dict[str, Any]:
