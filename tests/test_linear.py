@@ -15,12 +15,12 @@ PROBABILITIES = RNG.random((6, 7))
 WEIGHTS = {"class_weight": RNG.random(7), "sample_weight": np.asarray([1, 0.25, 2, 0.5, 0.125, 3])}
 OPTIONS = {"label_smoothing": 0.1, "z_loss": 0.01, "softcap": 4.0}
 BLOCK = 2 * 2 * 7 * 8 * 2
-"""As max_bytes on NumPy: two rows at a time."""
+"""As max_bytes on NumPy: four, then three classes of a row."""
 
 SMALL = [HIDDEN[:3, :2], WEIGHT[:4, :2], BIAS[:4], WEIGHTS["class_weight"][:4], WEIGHTS["sample_weight"][:3]]
 FEW_LABELS, FEW_PROBABILITIES = np.asarray([0, -100, 3]), PROBABILITIES[:3, :4]
-FEW_BYTES = {"torch": 2 * 2 * 4 * 8 * 2, "jax": 8 * 2 * 4 * 8}
-"""As max_bytes, for the small problem's rows: two, then one."""
+FEW_BYTES = {"torch": 192, "jax": 640}
+"""As max_bytes, for the small problem: two classes of a row on PyTorch; two rows, then one on JAX."""
 
 policies = pytest.mark.parametrize("recompute", [False, True])
 labels_of_both_kinds = pytest.mark.parametrize("labels", [LABELS, PROBABILITIES], ids=["index", "probabilities"])
@@ -45,6 +45,98 @@ def test_it_is_the_loss_of_the_logits(labels, options, reduction, max_bytes):
     np.testing.assert_allclose(d_bias, g.sum(0), rtol=1e-12, atol=1e-15)
     alone = xent_any.linear_cross_entropy(HIDDEN, WEIGHT, labels, bias=BIAS, max_bytes=max_bytes, **made)
     np.testing.assert_array_equal(alone, loss)
+
+
+@labels_of_both_kinds
+def test_blocks_of_rows(labels):
+    """Some of them ignored, and so is what they hold."""
+    hidden = np.tile(HIDDEN, (50, 1)) * np.arange(1, 301)[:, None] / 100
+    labels = np.concatenate([labels] * 50)
+    weights = np.arange(300.0) % 7
+    options = OPTIONS | {"sample_weight": weights, "reduction": "sum"}
+    g = xent_any.cross_entropy_value_and_grad(hidden @ WEIGHT.T + BIAS, labels, **options)[1]
+    expected = xent_any.cross_entropy(hidden @ WEIGHT.T + BIAS, labels, **options)
+    hidden[weights == 0] = np.nan
+    for max_bytes in (80_000, 10_000):  # blocks of 150 rows; and of classes
+        loss, (d_hidden, d_weight, d_bias) = xent_any.linear_cross_entropy_value_and_grad(
+            hidden, WEIGHT, labels, bias=BIAS, max_bytes=max_bytes, **options
+        )
+        np.testing.assert_allclose(loss, expected, rtol=1e-13)
+        np.testing.assert_allclose(d_hidden, g @ WEIGHT, rtol=1e-12, atol=1e-13)
+        np.testing.assert_allclose(d_weight, g.T @ np.nan_to_num(hidden), rtol=1e-12, atol=1e-13)
+        np.testing.assert_allclose(d_bias, g.sum(0), rtol=1e-12, atol=1e-13)
+
+
+INF, NAN = np.inf, np.nan
+
+
+@pytest.mark.parametrize(
+    "logits",
+    [
+        [0, 0, 0, 0, 0],
+        [0, 17, 0, 17, 0],
+        [0, 90, 1, 2, 0],
+        [1, 2, 0, 3, 500],
+        [-100, -INF, -300, -INF, -200],
+        [-INF, -INF, -INF, -INF, 2],
+        [-INF, -INF, -INF, -INF, -INF],
+        [1, NAN, -INF, 2, 3],
+        [1, 2, -INF, INF, 3],
+        [3e38, -3e38, 1, 2, 3],
+        [1e6, 1e6 + 1, 1e6 + 2, 1e6, 1e6 + 3],
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("options", [{}, OPTIONS | {"softcap": None}], ids=["none", "numbers"])
+@pytest.mark.parametrize("max_bytes", [1, 160], ids=["1 class", "several classes"])
+def test_rows_merged_of_blocks_of_classes(logits, options, max_bytes):
+    """Ties, rows won by far, absent classes, NaN, inf: the bias is the logits, of a row for each label."""
+    for dtype in ("float32", "float64"):
+        x = np.asarray(logits, dtype)
+        for labels in (np.arange(5), np.eye(5, dtype=dtype), np.full((5, 5), 0.2, dtype)):
+            loss, (_, d_weight, _) = xent_any.linear_cross_entropy_value_and_grad(
+                np.eye(5, dtype=dtype),
+                np.zeros((5, 5), dtype),
+                labels,
+                bias=x,
+                max_bytes=max_bytes,
+                reduction="none",
+                **options,
+            )
+            expected, g = xent_any.cross_entropy_value_and_grad(np.tile(x, (5, 1)), labels, reduction="none", **options)
+            few = 8 * float(np.finfo(dtype).eps)
+            np.testing.assert_allclose(loss, expected, rtol=few)
+            np.testing.assert_allclose(d_weight, g.T, rtol=few, atol=few * 1e-3 * np.max(np.abs(np.nan_to_num(g))))
+
+
+def test_memory_of_many_inputs():
+    """More of them than of classes: they count as well, also where some rows are ignored."""
+    hidden, weight, labels = np.zeros((8000, 512)), np.zeros((2, 512)), np.zeros(8000, np.int64)
+    labels[3] = -100
+    xent_any.linear_cross_entropy_value_and_grad(hidden[:9], weight, labels[:9])
+    for function in (xent_any.linear_cross_entropy_value_and_grad, xent_any.linear_cross_entropy):
+        tracemalloc.start()
+        try:
+            result = function(hidden, weight, labels, max_bytes=1 << 21)
+            peak = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+        returned = sum(a.nbytes for a in result[1][:2]) if isinstance(result, tuple) else 0
+        assert peak - returned < 1 << 21
+
+
+def test_gradient_of_the_bias_is_accurate():
+    """A sum over all rows."""
+    count, classes = 65536, 100
+    weight, labels = np.linspace(-1, 1, classes, dtype=np.float32)[:, None], np.zeros(count, np.int64)
+    ones = np.ones((count, 1), np.float32)
+    found, exact = (
+        xent_any.linear_cross_entropy_value_and_grad(
+            ones.astype(dtype), weight.astype(dtype), labels, bias=np.zeros(classes, dtype)
+        )[1][2]
+        for dtype in (np.float32, np.float64)
+    )
+    np.testing.assert_allclose(found, exact, rtol=8 * np.finfo(np.float32).eps)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float16])
@@ -138,6 +230,32 @@ def test_torch_backward_twice(recompute):
     again = torch.autograd.grad(3 * value, arrays)
     for a, b in zip(first, again, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-13, atol=1e-15)
+
+
+@policies
+def test_torch_scaled_losses_of_half_precision(recompute):
+    """As by a gradient scaler: what is kept is rounded after it is scaled."""
+    torch = require("torch").namespace()
+    hidden, weight = (torch.tensor(a).half().requires_grad_() for a in (HIDDEN, WEIGHT))
+    exact, whole = (torch.tensor(a).half().float().requires_grad_() for a in (HIDDEN, WEIGHT))
+
+    def of(*layer):
+        loss = xent_any.linear_cross_entropy(*layer, torch.tensor(LABELS), denominator=1e8, recompute=recompute)
+        return torch.autograd.grad(65536.0 * loss, layer)
+
+    for found, expected in zip(of(hidden, weight), of(exact, whole), strict=True):
+        torch.testing.assert_close(found.float(), expected, rtol=2**-11, atol=2**-25)
+
+
+@policies
+def test_torch_infinite_cotangent_of_ignored_rows(recompute):
+    torch = require("torch").namespace()
+    hidden, weight = torch.tensor(HIDDEN, requires_grad=True), torch.tensor(WEIGHT, requires_grad=True)
+    for labels in (LABELS, np.full(6, -100)):
+        loss = xent_any.linear_cross_entropy(hidden, weight, torch.tensor(labels), reduction="sum", recompute=recompute)
+        d_hidden, d_weight = torch.autograd.grad(loss, (hidden, weight), torch.tensor(torch.inf, dtype=torch.float64))
+        assert not d_hidden[labels == -100].any()
+        assert d_weight.isfinite().all() == (labels == -100).all()
 
 
 @policies
@@ -235,6 +353,57 @@ def test_jax_derivatives(labels, recompute):
         for second, i in ((jax.hessian, 1), (lambda f, i: jax.jacrev(jax.jacfwd(f, i), i), 3)):
             found = jax.jit(second(loss, i))(*arrays)
             np.testing.assert_allclose(found, jax.jit(second(of_logits, i))(*arrays), rtol=1e-10, atol=1e-13)
+
+
+@policies
+def test_jax_scaled_losses_of_half_precision(recompute):
+    require("jax")
+    import jax  # noqa: PLC0415
+    import jax.numpy as jnp  # noqa: PLC0415
+
+    def of(dtype):
+        arrays = [jnp.asarray(a).astype("float16").astype(dtype) for a in (HIDDEN, WEIGHT)]
+
+        def loss(hidden, weight):
+            y = jnp.asarray(LABELS)
+            return 65536.0 * xent_any.linear_cross_entropy(hidden, weight, y, denominator=1e4, recompute=recompute)
+
+        return jax.grad(loss, (0, 1))(*arrays)
+
+    for found, expected in zip(of("float16"), of("float32"), strict=True):
+        np.testing.assert_allclose(found.astype("float32"), expected, rtol=2**-11, atol=2**-15)
+
+
+@policies
+def test_jax_tangents_of_ignored_rows(recompute):
+    require("jax")
+    import jax  # noqa: PLC0415
+    import jax.numpy as jnp  # noqa: PLC0415
+
+    hidden = jnp.asarray(HIDDEN)
+
+    def loss(hidden):
+        return xent_any.linear_cross_entropy(
+            hidden, jnp.asarray(WEIGHT), jnp.asarray(LABELS), reduction="sum", recompute=recompute
+        )
+
+    assert jax.jvp(loss, (hidden,), (jnp.zeros_like(hidden).at[2].set(jnp.nan),))[1] == 0
+    (found,) = jax.vjp(loss, hidden)[1](jnp.asarray(jnp.inf, loss(hidden).dtype))
+    assert not found[2].any()
+
+
+def test_jax_keeps_its_arrays_alone():
+    require("jax")
+    import jax  # noqa: PLC0415
+    import jax.numpy as jnp  # noqa: PLC0415
+
+    hidden, weight = jnp.zeros((64, 8), "bfloat16"), jnp.zeros((500, 8), "bfloat16")
+
+    def loss(*layer):
+        return xent_any.linear_cross_entropy(*layer, jnp.zeros(64, int), recompute=True)
+
+    kept = jax.tree.leaves(jax.vjp(loss, hidden, weight)[1])
+    assert sum(a.nbytes for a in kept) < hidden.nbytes + weight.nbytes + 1000
 
 
 @policies

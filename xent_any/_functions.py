@@ -290,8 +290,9 @@ def linear_cross_entropy(hidden: Array, weight: Array, labels: Array, **options:
     class_weight, sample_weight, ignore_index, label_smoothing, z_loss, softcap, reduction, denominator
         As in `cross_entropy`.
     max_bytes : int, optional
-        So much memory may be used for blocks, within which at least one row is computed at a time. Of half precision,
-        the sum of the gradients of `weight` takes memory beside it. By default, what the backend declares: 256 MiB.
+        So much memory may be used for blocks of rows, and of classes where few rows would fit; at least one row is
+        computed at a time. Of half precision, the sum of the gradients of `weight` takes memory beside it. By default,
+        what the backend declares: 256 MiB.
     recompute : bool, optional
         What is done where the framework differentiates. False: the gradient is computed together with the loss, and
         kept, which takes three matrix products in all, and the memory of the gradient from then on. True: the inputs
@@ -317,7 +318,7 @@ def linear_cross_entropy(hidden: Array, weight: Array, labels: Array, **options:
     Notes
     -----
     The accuracy that `cross_entropy` promises is that given the logits; they have the rounding errors of a matrix
-    product. Bits may depend on how the rows are cut into blocks.
+    product, and so do the gradients. Bits may depend on how the rows are cut into blocks.
 
     Examples
     --------
@@ -352,7 +353,8 @@ def linear_cross_entropy_value_and_grad(
         What `linear_cross_entropy` returns.
     grads : tuple of array
         ``(d_hidden, d_weight, d_bias)``, each of the shape and dtype of its argument; None for a bias that is None.
-        They are computed in the precision of the loss and rounded once. Those of a mean over nothing are 0.
+        They are computed in the precision of the loss and rounded once; bfloat16 on PyTorch is rounded where it enters
+        a product, too. Those of a mean over nothing are 0.
 
     Raises
     ------

@@ -35,7 +35,7 @@ def assert_true(subject: Subject, found: Any, expected: Any, bound: Any) -> None
 
 @check(
     "gradient.linear",
-    "Loss and gradients of a linear layer are those of the definition, its rows and classes computed together or one by one.",
+    "Loss and gradients of a linear layer are those of the definition, computed together or in blocks.",
     source=FUNCTIONS,
 )
 def test_gradients(subject: Subject, quick: bool, dtype: str) -> None:  # noqa: F811
