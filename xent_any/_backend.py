@@ -306,7 +306,7 @@ class Backend:
         """`a` (*lead, C) with zeros in those `rows`, a condition (*lead)."""
         return xp.where(rows[..., None], 0.0, a)
 
-    def lessen(self, xp: Any, a: Array, value: Array, k: Array | None = None) -> Array:
+    def lessen(self, xp: Any, a: Array, value: Array | float, k: Array | None = None) -> Array:
         """`a` (*lead, C), which may be written to, less `value`: (*lead) at the class `k` (*lead), or all that is."""
         if k is None:
             return a - value
@@ -331,6 +331,10 @@ class Backend:
     def scaled(self, xp: Any, a: Array, c: Array) -> Array:
         """``c a`` for c (*lead) and a (*lead, C), which may be written to."""
         return a * c[..., None]
+
+    def multiplied(self, xp: Any, a: Array, b: Array | float, like: Array) -> Array:
+        """``a b``, an array like `like` (*lead, C)."""
+        return a * b
 
     def sum(self, xp: Any, a: Array) -> Array:
         """Sum over the last axis with the error of few roundings, however many elements there are."""

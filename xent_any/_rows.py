@@ -59,11 +59,12 @@ class Primitives(Protocol):
     def pick(self, xp: Any, a: Array, k: Array) -> Array: ...
     def put(self, xp: Any, a: Array, k: Array, value: Array | float, *, owned: bool = False) -> Array: ...
     def zeroed(self, xp: Any, a: Array, rows: Array) -> Array: ...
-    def lessen(self, xp: Any, a: Array, value: Array, k: Array | None = None) -> Array: ...
+    def lessen(self, xp: Any, a: Array, value: Array | float, k: Array | None = None) -> Array: ...
     def minus(self, xp: Any, x: Array, m: Array) -> Array: ...
     def exp(self, xp: Any, x: Array, m: Array) -> Array: ...
     def others(self, xp: Any, x: Array, k: Array, m: Array, *, keep: bool = True) -> tuple[Array, Array]: ...
     def scaled(self, xp: Any, a: Array, c: Array) -> Array: ...
+    def multiplied(self, xp: Any, a: Array, b: Array | float, like: Array) -> Array: ...
     def sum(self, xp: Any, a: Array) -> Array: ...
     def sum_of_rows(self, xp: Any, a: Array) -> Array: ...
     def dot(self, xp: Any, a: Array, b: Array) -> Array: ...
@@ -108,6 +109,12 @@ class Target(NamedTuple):
         if self.spread is None or isinstance(self.spread, float):
             return self.spread or 0.0
         return options.backend.pick(xp, self.spread, k)
+
+    def share(self, xp: Any, options: Options, a: Array, x: Array) -> Array | None:
+        """`spread` times a (*lead), like x (*lead, C) or (*lead, 1)."""
+        if self.spread is None or isinstance(self.spread, float):
+            return None if self.spread is None else a[..., None] * self.spread
+        return options.backend.multiplied(xp, self.spread, a[..., None], x)
 
 
 class Softmax(NamedTuple):
@@ -251,9 +258,9 @@ def target(xp: Any, options: Options, count: int, labels: Array, a: Array, w: Ar
     if labels.ndim > a.ndim:
         q = backend.load(xp, labels, options.dtype)
         if even != 0:
-            q = q * rest + even
+            q = backend.lessen(xp, backend.multiplied(xp, q, rest, q), -even)
         if w is not None:
-            q = q * w
+            q = backend.multiplied(xp, q, w, q)
         return Target(None, 0.0, q, backend.sum(xp, q))
     peak = rest if w is None else rest * backend.pick(xp, w, labels)
     if even == 0:
@@ -322,7 +329,7 @@ def _forward(
     x = options.backend.load(xp, logits, options.dtype)
     goal = target(xp, options, x.shape[-1], labels, a, w)
     x, slope, curvature = _cap(xp, options, x)
-    share = None if goal.spread is None else a[..., None] * goal.spread
+    share = goal.share(xp, options, a, x)
     if known:
         state, masked = near_state(xp, options, x, *known), None
     else:
@@ -427,7 +434,7 @@ def part(xp: Any, options: Options, rows: Arrays, shared: Arrays) -> Arrays:
     backend = options.backend
     x = backend.load(xp, logits, options.dtype)
     goal = target_here(xp, options, x.shape[-1], labels, a, w)
-    share = None if goal.spread is None else a[..., None] * goal.spread
+    share = goal.share(xp, options, a, x)
     x = _cap(xp, options, x)[0]
     k, m = backend.top(xp, x)
     m, masked = finite(xp, options, x, m, a == 0)
@@ -475,7 +482,7 @@ def part_grad(xp: Any, options: Options, rows: Arrays, shared: Arrays) -> Arrays
     _, masked = finite(xp, options, x, top, a == 0)
     e = options.backend.exp(xp, unbroken(xp, options, x, masked), base)
     state = _state(xp, k, m, base, others, e)._replace(has_k=has_k)
-    share = None if goal.spread is None else a[..., None] * goal.spread
+    share = goal.share(xp, options, a, x)
     f = _Rows(slope, curvature, a, goal, share, state, masked, state.log_sum_exp(xp, options), None)
     return (options.backend.store(xp, f.uncapped(_gradient(xp, options, f)), logits.dtype),)
 
@@ -579,7 +586,7 @@ def nll(xp: Any, options: Options, rows: Arrays, shared: Arrays) -> Arrays:
     _, m = options.backend.top(xp, x)
     m, masked = finite(xp, options, x, m, unused)
     zero = xp.where(options.backend.broken(xp, x, m, ~unused), NAN, xp.zeros_like(a))
-    share = None if goal.spread is None else a[..., None] * goal.spread
+    share = goal.share(xp, options, a, x)
     return (_missed(xp, options, goal, a, share, zero, x, masked),)
 
 

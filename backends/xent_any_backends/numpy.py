@@ -114,12 +114,22 @@ class NumPy(Backend):
     def scaled(self, xp: Any, a: Any, c: Any) -> Any:
         return np.multiply(a, c[..., None], out=a)
 
+    def multiplied(self, xp: Any, a: Any, b: Any, like: Any) -> Any:
+        return np.multiply(a, b, out=MEMORY.empty_like(like))
+
     def sum(self, xp: Any, a: Any) -> Any:
         count = a.shape[-1]
         if count == 1:
             return a[..., 0].copy()  # `a` may be written to
         if count <= FEW:
-            return super().sum(xp, a.copy(order="F") if a.flags.c_contiguous else a)
+            a, odd = a.copy(order="F") if a.flags.c_contiguous else a, None
+            while count >= 8:  # of so many, NumPy's order depends on the number of rows
+                if count % 2:
+                    odd = a[..., -1] if odd is None else odd + a[..., -1]
+                count //= 2
+                a = a[..., :count] + a[..., count : 2 * count]
+            total = np.add.reduce(a, axis=-1)
+            return total if odd is None else total + odd
         return self._summed(np.ascontiguousarray(a))
 
     def total(self, xp: Any, a: Any) -> Any:
@@ -380,11 +390,13 @@ def _in_threads(count: int, pieces: Sequence[Piece]) -> None:
             for piece in left:
                 MEMORY.compute(piece)
 
-    others = []
-    with suppress(RuntimeError):  # while the interpreter shuts down, there are no other threads
-        others += [_pool(count).submit(work) for _ in range(min(count, len(pieces)) - 1)]
-    work()
-    for other in others:
+    running = []
+    if min(count, len(pieces)) > 1:
+        with suppress(RuntimeError):  # while the interpreter shuts down, there are no other threads
+            running += [_pool(count).submit(work) for _ in range(min(count, len(pieces)))]
+    if not running:
+        work()
+    for other in running:
         other.result()
 
 
@@ -395,12 +407,26 @@ def _threads() -> int:
         if not (given.isascii() and given.isdecimal()) or int(given) == 0:
             raise ValueError(f"XENT_ANY_NUM_THREADS: expected a positive integer, got {given!r}")
         return int(given)
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return len(_cpus()) or os.cpu_count() or 1
+
+
+def _cpus() -> list[int]:
+    """The CPUs that this thread may use; none where that cannot be told."""
+    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
 
 
 @cache
 def _pool(threads: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(threads, "xent_any")
+    """So many threads, each on a CPU of its own if there are as many.
+
+    Otherwise Linux may wake one on the CPU of another, whenever it gives the interpreter away, and leave both there: loss
+    and gradient of 4096 x 1000 on two CPUs then take as long as on one.
+    """
+    cpus = _cpus()
+    if threads != len(cpus):
+        return ThreadPoolExecutor(threads, "xent_any")
+    left = iter(cpus)
+    return ThreadPoolExecutor(threads, "xent_any", initializer=lambda: os.sched_setaffinity(0, [next(left)]))
 
 
 if hasattr(os, "register_at_fork"):

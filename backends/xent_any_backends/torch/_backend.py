@@ -18,7 +18,7 @@ from torch.autograd import forward_ad
 
 from xent_any import Backend, Task
 from xent_any._linear import LinearTask
-from xent_any._rows import loss
+from xent_any._rows import loss, loss_and_grad
 
 from ..numpy import LAYER, MEMORY, NumPy, parts_of, scan_in_place
 
@@ -257,11 +257,39 @@ def _are_numpys(arrays: Sequence[Any]) -> bool:
 
 
 class _Call:
-    """One call of `_InNumPy`: whether the first result is to be its sum, and what `Task.run_and_keep` has kept."""
+    """One call of `_InNumPy`: whether the first result is to be its sum, and what is kept for the backward pass.
 
-    def __init__(self, *, summed: bool) -> None:
+    Of the sum of losses that is their gradient, if nothing else may be asked for; else what `Task.run_and_keep` keeps.
+    """
+
+    def __init__(self, task: Task, *, summed: bool) -> None:
+        first, *others = (a is not None and a.requires_grad for a in task.arrays)
         self.summed = summed
+        self.keeps_gradient = summed and task.kernel is loss and first and not any(others)
         self.kept: tuple[Any, ...] = ()
+        self.gradients: list[Any] = []
+
+    def run(self, task: Task) -> tuple[Any, ...]:
+        """Run the task, which is in NumPy, and keep what is to be kept."""
+        if self.keeps_gradient:
+            losses, gradient = task.run(loss_and_grad, task.rows)
+            self.gradients.append(gradient)
+            return (losses,)
+        results, self.kept = task.run_and_keep()
+        return results
+
+    def gradient(self, c: Any) -> Any:
+        """The kept gradient times the cotangent c, for the first who asks; None for others, and where digits might be lost.
+
+        That is where it has been rounded to half precision, and where c lifts numbers below the smallest normal one.
+        """
+        try:
+            gradient = self.gradients.pop()
+        except IndexError:
+            return None
+        if c == 1:
+            return gradient
+        return np.multiply(gradient, c, out=gradient) if gradient.dtype == c.dtype and abs(c) <= 1 else None
 
 
 def _run_in_numpy(task: Task, arrays: Sequence[Any], *, summed: bool) -> tuple[Any, ...]:
@@ -272,7 +300,7 @@ def _run_in_numpy(task: Task, arrays: Sequence[Any], *, summed: bool) -> tuple[A
         results = task.at_once()
         return (BACKEND.total(task.xp, results[0]), *results[1:]) if summed else results
     a, b, c, d, e = (*task.arrays, *(None,) * 5)[:5]
-    attached: tuple[Any, ...] = _without_binding(_InNumPy)(task.emptied(), _Call(summed=summed), a, b, c, d, e)
+    attached: tuple[Any, ...] = _without_binding(_InNumPy)(task.emptied(), _Call(task, summed=summed), a, b, c, d, e)
     return attached
 
 
@@ -424,13 +452,12 @@ class _Eager(_Compiled):
 class _InNumPy(_Eager):
     """Of tensors that NumPy can read: in NumPy from beginning to end, where no second derivative may be asked for.
 
-    Keeps a few numbers for each row as well.
+    Keeps what its `_Call` keeps as well.
     """
 
     @staticmethod
     def forward(empty: Task, call: Any, a: Any, b: Any, c: Any, d: Any, e: Any) -> Any:
-        results, call.kept = _in_numpy(empty, (a, b, c, d, e)).run_and_keep()
-        return _tensors(results, summed=call.summed)
+        return _tensors(call.run(_in_numpy(empty, (a, b, c, d, e))), summed=call.summed)
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Any) -> Any:
@@ -438,9 +465,13 @@ class _InNumPy(_Eager):
         needed = ctx.needs_input_grad
         is_first = needed[2] and not any(needed[3:]) and ctx.empty.kernel is loss and first is not None
         if is_first and not (torch.is_grad_enabled() or forward_ad._current_level >= 0) and _are_numpys((first,)):
-            c, task = _to_numpy(first), _in_numpy(ctx.empty, ctx.saved_tensors)
-            with np.errstate(all="ignore"):
-                return None, None, _from_numpy(task.vjp((c,), ctx.call.kept)), None, None, None, None
+            c = _to_numpy(first)
+            found = ctx.call.gradient(c)
+            if found is None:
+                task = _in_numpy(ctx.empty, ctx.saved_tensors)
+                with np.errstate(all="ignore"):
+                    found = task.vjp((c,), ctx.call.kept)
+            return None, None, _from_numpy(found), None, None, None, None
         if first is not None and ctx.call.summed:
             first = first.expand(ctx.empty.lead)
         return _Eager.backward(ctx, first, *others)
