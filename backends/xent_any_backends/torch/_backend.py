@@ -259,13 +259,15 @@ def _are_numpys(arrays: Sequence[Any]) -> bool:
 class _Call:
     """One call of `_InNumPy`: whether the first result is to be its sum, and what is kept for the backward pass.
 
-    Of the sum of losses that is their gradient, if nothing else may be asked for; else what `Task.run_and_keep` keeps.
+    Of the sum of a few losses that is their gradient, if nothing else may be asked for; else what `Task.run_and_keep`
+    keeps.
     """
 
     def __init__(self, task: Task, *, summed: bool) -> None:
         first, *others = (a is not None and a.requires_grad for a in task.arrays)
         self.summed = summed
-        self.keeps_gradient = summed and task.kernel is loss and first and not any(others)
+        small = task.rows[0].nbytes <= IN_NUMPY.block_bytes
+        self.keeps_gradient = small and summed and task.kernel is loss and first and not any(others)
         self.kept: tuple[Any, ...] = ()
         self.gradients: list[Any] = []
 
@@ -279,7 +281,7 @@ class _Call:
         return results
 
     def gradient(self, c: Any) -> Any:
-        """The kept gradient times the cotangent c, for the first who asks; None for others, and where digits might be lost.
+        """The kept gradient times the cotangent c, for the first who asks; None for others, and where digits may be lost.
 
         That is where it has been rounded to half precision, and where c lifts numbers below the smallest normal one.
         """
