@@ -1,8 +1,8 @@
 """Where the time of loss and gradient goes on NumPy arrays, on one thread.
 
-``python benchmarks/profile_numpy.py benchmarks/records/profile_numpy.json docs/performance.md`` times every primitive of
-the adapter while it computes, less the primitives that it calls, writes the record, and the table into the page. Each
-figure is the median of the repeats, in ns for a logit, of new logits every time.
+``python benchmarks/profile_numpy.py benchmarks/records/profile_numpy.json docs/performance.md`` times every primitive
+of the adapter while it computes, less the primitives that it calls, writes the record, and the table into the page.
+Each figure is the median of the repeats, in ns for a logit, of new logits every time.
 """
 
 import functools

@@ -11,7 +11,19 @@ from typing import Any, NamedTuple
 import array_api_compat
 
 from ._derivatives import RULES, SYMMETRIC
-from ._rows import INF, RESULTS, Array, Arrays, Guarded, Kernel, Options, cast, pairwise_sum
+from ._rows import (
+    LIFT,
+    RESULTS,
+    Array,
+    Arrays,
+    Guarded,
+    Kernel,
+    Options,
+    are_near,
+    cast,
+    lowered,
+    pairwise_sum,
+)
 
 GROUP = "xent_any.backends"
 
@@ -272,19 +284,22 @@ class Backend:
         """What was computed, rounded to `dtype`."""
         return cast(xp, a, dtype)
 
-    def top(self, xp: Any, x: Array) -> tuple[Array, Array]:
+    def top(self, xp: Any, x: Array) -> tuple[Array | None, Array]:
         """One class of each row (*lead, C) with the row's maximum, and that maximum; inf and NaN are maxima as well.
 
-        The maximum is differentiated with respect to that one class, also where classes tie.
+        None for the class, if it takes time to find: whoever needs it asks for the `winner`.
         """
         classes = self.arange(xp, x, x.shape[-1])
         m = xp.max(x, axis=-1)
         k = xp.min(xp.where(x == m[..., None], classes, x.shape[-1]), axis=-1)
         return k, xp.where(xp.isnan(m), m, self.pick(xp, x, k))
 
-    def second(self, xp: Any, x: Array, k: Array) -> Array:
-        """The maximum of each row of x (*lead, C) over the classes other than k, which `top` has found."""
-        return xp.max(self.put(xp, x, k, -INF), axis=-1)
+    def winner(self, xp: Any, x: Array, m: Array) -> Array:
+        """One class of each row of x (*lead, C) with the row's maximum m, which `top` has found; any if m is NaN."""
+        k, _ = self.top(xp, x)
+        if k is None:
+            raise NotImplementedError(f"the adapter {self.name!r} finds no class of a maximum")
+        return k
 
     def broken(self, xp: Any, x: Array, m: Array, rows: Array | None) -> Array:
         """Which rows of x (*lead, C) have a maximum m, from `top`, that is not finite.
@@ -306,7 +321,7 @@ class Backend:
         """`a` (*lead, C) with zeros in those `rows`, a condition (*lead)."""
         return xp.where(rows[..., None], 0.0, a)
 
-    def lessen(self, xp: Any, a: Array, value: Array | float, k: Array | None = None) -> Array:
+    def lessen(self, xp: Any, a: Array, value: Any, k: Array | None = None) -> Array:
         """`a` (*lead, C), which may be written to, less `value`: (*lead) at the class `k` (*lead), or all that is."""
         if k is None:
             return a - value
@@ -316,17 +331,49 @@ class Backend:
         """``x - m`` for x (*lead, C) and m (*lead)."""
         return x - m[..., None]
 
-    def exp(self, xp: Any, x: Array, m: Array) -> Array:
-        """``exp(x - m)`` for x (*lead, C) and m (*lead)."""
-        return xp.exp(self.minus(xp, x, m))
+    def exp(self, xp: Any, x: Array, m: Array, times: float = 1.0) -> Array:
+        """``exp(times (x - m))`` for x (*lead, C) and m (*lead)."""
+        d = self.minus(xp, x, m)
+        return xp.exp(d if times == 1 else times * d)
 
-    def others(self, xp: Any, x: Array, k: Array, m: Array, *, keep: bool = True) -> tuple[Array, Array]:
-        """``exp(x - m)`` for x (*lead, C), but 0 at the class k of its maximum m (*lead); and the sum of that.
+    def others(self, xp: Any, x: Array, k: Array | None, m: Array, *, keep: bool) -> tuple[Array, Array]:
+        """``exp(x - m)`` for x (*lead, C), and its sum over the classes but k, which `top` has found with m (*lead).
 
         The former may be None, if it is not to be kept.
         """
-        e = self.put(xp, self.exp(xp, x, m), k, 0.0, owned=True)
-        return e, self.sum(xp, e)
+        e = self.exp(xp, x, m)
+        if k is not None:
+            return e, self.sum(xp, self.put(xp, e, k, 0.0))
+        ones = xp.floor(e)  # of each class with the maximum, or that rounds to it
+        return e, self.sum(xp, e - ones) + (self.sum(xp, ones) - 1)
+
+    def roots(self, xp: Any, x: Array, k: Array | None, m: Array) -> tuple[Array, Array]:
+        """Likewise ``exp((x - m) / 2)``, and the sum of its squares times that of `LIFT`."""
+        roots = self.exp(xp, x, m, 0.5)
+        if k is not None:
+            lifted = LIFT * self.put(xp, roots, k, 0.0)
+            return roots, self.sum(xp, lifted * lifted)
+        lifted, ones = LIFT * roots, LIFT * LIFT * xp.floor(roots)
+        return roots, self.sum(xp, lifted * lifted - ones) + (self.sum(xp, ones) - LIFT * LIFT)
+
+    def exponentials(
+        self, xp: Any, x: Array, masked: Array | None, k: Array | None, m: Array, *, keep: bool
+    ) -> tuple[Array, Array, Array | None]:
+        """`others` of rows that may be won by far: its results over the square of `root`, and that (*lead).
+
+        None for `root`, if it is 1 everywhere. Of rows `masked` (*lead) the logits are taken for zeros.
+        """
+        x = x if masked is None else self.zeroed(xp, x, masked)
+        roots, lifted = self.roots(xp, x, k, m)
+        if not self.is_readable(x):
+            s, root = lowered(xp, lifted, x.shape[-1])
+            roots = roots / root[..., None]
+            return roots * roots, s, root
+        e, s = self.others(xp, x, k, m, keep=keep)
+        is_near = are_near(s, x.shape[-1])  # a row that is has the bits that it has among others that are
+        if keep:
+            e = xp.where(is_near[..., None], e, LIFT * LIFT * roots * roots)
+        return e, xp.where(is_near, s, lifted), xp.where(is_near, xp.ones_like(s), 1 / LIFT)
 
     def scaled(self, xp: Any, a: Array, c: Array) -> Array:
         """``c a`` for c (*lead) and a (*lead, C), which may be written to."""

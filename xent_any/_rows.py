@@ -20,7 +20,6 @@ whole, ``options`` is hashable. It returns a tuple of arrays. A backend may comp
 parallel or attach derivatives to it: see `xent_any.Backend.run`.
 """
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
@@ -35,16 +34,17 @@ Guarded: TypeAlias = tuple[Arrays, Array]
 INF = float("inf")
 NAN = float("nan")
 
-FAR = 60.0
-"""A row whose runner-up lies this far below its maximum measures the others from the runner-up: exp(-60) is far from
-float32's smallest normal number, exp(-87), below which a sum of many terms would lose its digits."""
+NEGLIGIBLE = 2.0**-100
+"""A row whose other classes sum to less than this for each class is won by far. What float32 cannot hold is far below
+this: in other rows no sum loses digits by terms that are subnormal, or flushed to 0."""
 
-NEGLIGIBLE = math.exp(-0.999 * FAR)
-"""A row whose runner-up lies so far has other classes that sum to less than this for each class."""
+LIFT = 2.0**32
+"""In rows that are won by far, exponentials are multiplied by the square of this, which makes those from 2**-190 on
+normal in float32."""
 
 
 def are_near(s: Array, count: int) -> Array:
-    """Whether rows of `count` classes have a finite maximum and no runner-up so far away, given their s."""
+    """Whether rows of `count` classes have a finite maximum and are not won by far, given their s."""
     return s >= NEGLIGIBLE * count
 
 
@@ -53,16 +53,20 @@ class Primitives(Protocol):
 
     def load(self, xp: Any, a: Array, dtype: Any) -> Array: ...
     def store(self, xp: Any, a: Array, dtype: Any) -> Array: ...
-    def top(self, xp: Any, x: Array) -> tuple[Array, Array]: ...
-    def second(self, xp: Any, x: Array, k: Array) -> Array: ...
+    def top(self, xp: Any, x: Array) -> tuple[Array | None, Array]: ...
+    def winner(self, xp: Any, x: Array, m: Array) -> Array: ...
     def broken(self, xp: Any, x: Array, m: Array, rows: Array | None) -> Array: ...
     def pick(self, xp: Any, a: Array, k: Array) -> Array: ...
     def put(self, xp: Any, a: Array, k: Array, value: Array | float, *, owned: bool = False) -> Array: ...
     def zeroed(self, xp: Any, a: Array, rows: Array) -> Array: ...
-    def lessen(self, xp: Any, a: Array, value: Array | float, k: Array | None = None) -> Array: ...
+    def lessen(self, xp: Any, a: Array, value: Any, k: Array | None = None) -> Array: ...
     def minus(self, xp: Any, x: Array, m: Array) -> Array: ...
-    def exp(self, xp: Any, x: Array, m: Array) -> Array: ...
-    def others(self, xp: Any, x: Array, k: Array, m: Array, *, keep: bool = True) -> tuple[Array, Array]: ...
+    def exp(self, xp: Any, x: Array, m: Array, times: float = 1.0) -> Array: ...
+    def others(self, xp: Any, x: Array, k: Array | None, m: Array, *, keep: bool) -> tuple[Array, Array]: ...
+    def exponentials(
+        self, xp: Any, x: Array, masked: Array | None, k: Array | None, m: Array, *, keep: bool
+    ) -> tuple[Array, Array, Array | None]: ...
+    def roots(self, xp: Any, x: Array, k: Array | None, m: Array) -> tuple[Array, Array]: ...
     def scaled(self, xp: Any, a: Array, c: Array) -> Array: ...
     def multiplied(self, xp: Any, a: Array, b: Array | float, like: Array) -> Array: ...
     def sum(self, xp: Any, a: Array) -> Array: ...
@@ -120,26 +124,27 @@ class Target(NamedTuple):
 class Softmax(NamedTuple):
     """The state of a row over its classes; see the module's formulas.
 
-    ``exp(x - m)`` is held as ``e * root * root`` and ``s`` as ``others * root * root``, with `root` 1 but for a row
-    whose other classes are all far below its maximum: there ``s`` alone may be subnormal, and have lost its digits,
-    when a multiple of it is not. Where it is known that there is no such row, `root` is None.
+    ``exp(x - m)`` is held as ``e * root * root`` and ``s`` as ``others * root * root``, with `root` 1 but for a row won
+    by far: there ``s`` alone may be subnormal, and have lost its digits, when a multiple of it is not. None for `root`
+    says that there is no such row.
     """
 
-    k: Array  # (*lead), one class of each row with the maximum
+    k: Array | None  # (*lead), one class of each row with the maximum; None where nobody has looked for it
     m: Array  # (*lead), NaN where the maximum is not finite
-    e: Array  # (*lead, C), 0 at k; None where only sums are asked for
-    others: Array  # (*lead), the sum of e
+    e: Array  # (*lead, C); None where only sums are asked for
+    others: Array  # (*lead), the sum of e over the classes but k
     s: Array  # (*lead)
     root: Array | None = None  # (*lead)
+    top: Array | None = None  # (*lead), the maximum also where it is not finite; None where it is
     has_k: Array | None = None  # (*lead), whether k is that class; None where all are at hand
 
-    def exp(self, xp: Any, options: Options) -> Array:
+    def exp(self) -> Array:
         """``exp(x - m)``, of shape (*lead, C)."""
-        return self.exp_times(xp, options, xp.ones_like(self.s))
+        return self.e if self.root is None else self.e * (self.root * self.root)[..., None]
 
-    def exp_times(self, xp: Any, options: Options, c: Array) -> Array:
+    def exp_times(self, c: Array) -> Array:
         """The multiple ``c exp(x - m)``, of shape (*lead, C), for c of shape (*lead)."""
-        return options.backend.put(xp, self.e * self.lifted(c)[..., None], self.k, c, owned=True)
+        return self.e * self.lifted(c)[..., None]
 
     def lifted(self, c: Array) -> Array:
         """What e is to be multiplied by for ``c exp(x - m)``, for c of shape (*lead)."""
@@ -154,12 +159,9 @@ class Softmax(NamedTuple):
         return None if options.z_loss == 0 else self.m + xp.log1p(self.s)
 
     def log1p_times(self, xp: Any, c: Array) -> Array:
-        """``c log1p(s)``, for c of shape (*lead); the series, where s is at most C exp(-60)."""
-        s = self.s
-        near = c * xp.log1p(s)
-        if self.root is None:
-            return near
-        return xp.where(self.root < 1, self.s_times(c * (1 - s * (0.5 - s / 3))), near)
+        """``c log1p(s)``, for c of shape (*lead); s itself, where that is at most C 2**-100."""
+        near = c * xp.log1p(self.s)
+        return near if self.root is None else xp.where(self.root < 1, self.s_times(c), near)
 
 
 def pairwise_sum(xp: Any, a: Array) -> Array:
@@ -205,33 +207,38 @@ def softmax_state(
     xp: Any, options: Options, x: Array, uncounted: Callable[[], Array] | None = None, *, keep: bool = True
 ) -> tuple[Softmax, Array | None]:
     """The state of rows, with `e` if that is to be kept; and which of them are computed as if they were zeros."""
-    backend = options.backend
+    backend, count = options.backend, x.shape[-1]
     k, highest = backend.top(xp, x)
 
     def near() -> Guarded:
         e, s = backend.others(xp, x, k, highest, keep=keep)
-        return (Softmax(k, highest, e, s, s), None), are_near(s, x.shape[-1])
+        return (Softmax(k, highest, e, s, s), None), are_near(s, count)
 
     def far() -> Arrays:
         m, masked = finite(xp, options, x, highest, None if uncounted is None else uncounted())
-        top = backend.second(xp, x, k)
-        is_far = (m - top > FAR) & (top > -INF)
-        base = xp.where(is_far if masked is None else is_far & ~masked, top, m)
-        rest = backend.put(xp, unbroken(xp, options, x, masked), k, -INF) if keep else x
-        e, total = backend.others(xp, rest, k, base, keep=keep)
-        if masked is not None and not keep:
-            total = xp.where(masked, x.shape[-1] - 1.0, total)
-        return _state(xp, k, m, base, total, e), masked
+        e, others, root = backend.exponentials(xp, x, masked, k, m, keep=keep)
+        return _state(k, m, e, others, root)._replace(top=highest), masked
 
     state, masked = backend.either(xp, highest, near, far)
     return state, masked
 
 
+def _state(k: Array | None, m: Array, e: Array | None, others: Array, root: Array | None) -> Softmax:
+    """The state of rows, given what `Backend.exponentials` returns."""
+    return Softmax(k, m, e, others, others if root is None else root * others * root, root)
+
+
+def lowered(xp: Any, lifted: Array, count: int) -> tuple[Array, Array]:
+    """`others` and `root` of `Softmax` of rows of `count` classes, given the sum that `Backend.roots` returns."""
+    s = lifted / LIFT / LIFT
+    is_near = are_near(s, count)
+    return xp.where(is_near, s, lifted), xp.where(is_near, xp.ones_like(s), 1 / LIFT)
+
+
 def near_state(xp: Any, options: Options, x: Array, k: Array, s: Array) -> Softmax:
     """The state of rows that `are_near`, given two parts of it."""
     m = options.backend.pick(xp, x, k)
-    e = options.backend.put(xp, options.backend.exp(xp, x, m), k, 0.0, owned=True)
-    return Softmax(k, m, e, s, s)
+    return Softmax(k, m, options.backend.exp(xp, x, m), s, s)
 
 
 def label_weight(xp: Any, options: Options, rows: Arrays, shared: Arrays) -> Arrays:
@@ -306,10 +313,12 @@ def _cap(xp: Any, options: Options, x: Array) -> tuple[Array, Array | None, Arra
 class _Rows(NamedTuple):
     """What the loss and its derivatives of a block of rows have in common."""
 
+    x: Array  # (*lead, C), capped
     slope: Array | None  # (*lead, C)
     curvature: Array | None  # (*lead, C)
     a: Array  # (*lead)
     target: Target
+    x_y: Array | None  # (*lead), at the label
     share: Array | None  # (*lead, C) or (*lead, 1), the target's spread times a
     softmax: Softmax
     masked: Array | None  # (*lead) bool, rows that are computed as if they were zeros
@@ -319,6 +328,11 @@ class _Rows(NamedTuple):
     def uncapped(self, g: Array) -> Array:
         """The chain rule of the cap, in either direction, for g of shape (*lead, C)."""
         return g if self.slope is None else g * self.slope
+
+    def winner(self, xp: Any, options: Options) -> Array:
+        """One class of each row with the maximum, (*lead)."""
+        k = self.softmax.k
+        return options.backend.winner(xp, self.x, self.softmax.m) if k is None else k
 
 
 def _forward(
@@ -334,12 +348,20 @@ def _forward(
         state, masked = near_state(xp, options, x, *known), None
     else:
         state, masked = softmax_state(xp, options, x, lambda: uncounted(options, goal, a), keep=keep)
-    lse = state.log_sum_exp(xp, options)
-    if known:
-        return _Rows(slope, curvature, a, goal, share, state, masked, lse, None)
-    missed = _missed(xp, options, goal, a, share, state.m, x, masked)
-    loss = _added(xp, options, a, goal.total, missed, state, lse)
-    return _Rows(slope, curvature, a, goal, share, state, masked, lse, loss)
+    x_y = _at_label(xp, options, goal, x, masked)
+    lse, loss = state.log_sum_exp(xp, options), None
+    if not known:
+        missed = _missed(xp, options, goal, a, share, state.m, x, x_y, masked)
+        loss = _added(xp, options, a, goal.total, missed, state, lse)
+    return _Rows(x, slope, curvature, a, goal, x_y, share, state, masked, lse, loss)
+
+
+def _at_label(xp: Any, options: Options, goal: Target, x: Array, masked: Array | None) -> Array | None:
+    """The logit at an index label, (*lead)."""
+    if goal.label is None:
+        return None
+    x_y = options.backend.pick(xp, x, goal.label)
+    return x_y if masked is None else xp.where(masked, 0.0, x_y)
 
 
 def _added(
@@ -358,15 +380,12 @@ def _missed(
     share: Array | None,
     m: Array,
     x: Array,
+    x_y: Array | None,
     masked: Array | None,
 ) -> Array:
     """``a sum_c Q_c (m - x_c)``, (*lead)."""
     backend = options.backend
-    peak, x_y = None, None
-    if goal.label is not None:
-        peak = times(a, goal.peak)
-        x_y = backend.pick(xp, x, goal.label)
-        x_y = x_y if masked is None else xp.where(masked, 0.0, x_y)
+    peak = None if x_y is None else times(a, goal.peak)
 
     def careful() -> Array:
         terms = [] if peak is None else [distance(xp, peak, m, x_y)]
@@ -388,27 +407,32 @@ def _missed(
 
 def _gradient(xp: Any, options: Options, f: _Rows) -> Array:
     """The gradient with respect to the capped logits, (*lead, C); what `f` holds may be written to."""
-    put, state, goal, label = options.backend.put, f.softmax, f.target, f.target.label
+    backend, state, goal, label = options.backend, f.softmax, f.target, f.target.label
     scale = f.a / (1 + state.s)
     c = times(scale, goal.total)
     extra = None if f.lse is None else 2 * (scale * options.z_loss * f.lse)
     with_extra = c if extra is None else c + extra
-    g = options.backend.scaled(xp, state.e, state.lifted(with_extra))
-    if f.share is not None:
-        g = options.backend.lessen(xp, g, f.share)
-    if label is not None:
-        g = options.backend.lessen(xp, g, times(f.a, goal.peak), label)
+    g = backend.scaled(xp, state.e, state.lifted(with_extra))
     if goal.spread is None and state.has_k is None:
-        at_k = xp.where(label == state.k, 0.0 - state.s_times(c), c)  # of an ignored row 0, not -0
-    else:
-        q_k = goal.spread_at(xp, options, state.k)
-        if label is not None:
-            q_k = q_k + xp.where(label == state.k, goal.peak, xp.zeros_like(scale))
-        at_k = 0.0 - state.s_times(scale * q_k) + scale * (goal.total - q_k)
+        g_y = with_extra * xp.exp(f.x_y - state.m)
+        # At a maximum, of which there may be several, the first difference is 0, but not its derivative.
+        at_maximum = (g_y - with_extra) - state.s_times(c)
+        at_maximum = at_maximum if extra is None else at_maximum + extra
+        at_label = xp.where(f.x_y == state.m, at_maximum, g_y - times(f.a, goal.peak))
+        return backend.put(xp, g, label, at_label, owned=True)
+    if f.share is not None:
+        g = backend.lessen(xp, g, f.share)
+    if label is not None:
+        g = backend.lessen(xp, g, times(f.a, goal.peak), label)
+    k = f.winner(xp, options)
+    q_k = goal.spread_at(xp, options, k)
+    if label is not None:
+        q_k = q_k + xp.where(label == k, goal.peak, xp.zeros_like(scale))
+    at_k = 0.0 - state.s_times(scale * q_k) + scale * (goal.total - q_k)
     at_k = at_k if extra is None else at_k + extra
     if state.has_k is not None:
-        at_k = xp.where(state.has_k, at_k, options.backend.pick(xp, g, state.k))
-    return put(xp, g, state.k, at_k, owned=True)
+        at_k = xp.where(state.has_k, at_k, backend.pick(xp, g, k))
+    return backend.put(xp, g, k, at_k, owned=True)
 
 
 def target_here(xp: Any, options: Options, count: int, labels: Array, a: Array, w: Array | None) -> Target:
@@ -427,24 +451,28 @@ def target_here(xp: Any, options: Options, count: int, labels: Array, a: Array, 
 def part(xp: Any, options: Options, rows: Arrays, shared: Arrays) -> Arrays:
     """Rows ``(logits, labels, a)`` of some of the classes -> what `merged` makes the state of all classes of.
 
-    That is, of each row the maximum, the runner-up, ``sum of exp(x - runner-up)`` over the classes but one maximum, and
-    ``a sum_c Q_c (maximum - x_c)``. Where all classes are absent, the maximum is -inf, and so is a missing runner-up.
+    That is, of each row the maximum, ``sum of exp(x - maximum)`` over the classes but one maximum, times the square of
+    `LIFT`, and ``a sum_c Q_c (maximum - x_c)``. Where all classes are absent, the maximum is -inf.
     """
     (logits, labels, a), (w,) = rows, shared
-    backend = options.backend
-    x = backend.load(xp, logits, options.dtype)
+    x = options.backend.load(xp, logits, options.dtype)
     goal = target_here(xp, options, x.shape[-1], labels, a, w)
     share = goal.share(xp, options, a, x)
     x = _cap(xp, options, x)[0]
-    k, m = backend.top(xp, x)
+    k, m = options.backend.top(xp, x)
+    is_absent = m == -INF
     m, masked = finite(xp, options, x, m, a == 0)
     x = unbroken(xp, options, x, masked)
-    is_absent = backend.pick(xp, x, k) == -INF
     m = xp.where(is_absent, 0.0, m)
-    second = backend.second(xp, x, k)
-    _, others = backend.others(xp, x, k, xp.where(second > -INF, second, m), keep=False)
-    missed = _missed(xp, options, goal, a, share, m, x, None)
-    return xp.where(is_absent, -INF, m), second, others, missed
+    _, lifted = options.backend.roots(xp, x, k, m)
+    missed = _missed(xp, options, goal, a, share, m, x, _at_label(xp, options, goal, x, None), None)
+    return xp.where(is_absent, -INF, m), xp.where(is_absent, 0.0, lifted), missed
+
+
+def _top(xp: Any, options: Options, x: Array) -> tuple[Array, Array]:
+    """One class of each row with the maximum, and that."""
+    k, m = options.backend.top(xp, x)
+    return options.backend.winner(xp, x, m) if k is None else k, m
 
 
 def merged(xp: Any, options: Options, a: Array, totals: Array, parts: Sequence[Arrays]) -> Arrays:
@@ -454,43 +482,40 @@ def merged(xp: Any, options: Options, a: Array, totals: Array, parts: Sequence[A
     its last, for which here is the number of the block with the maximum.
     """
     backend = options.backend
-    m, second, others, missed = (xp.stack(several, axis=-1) for several in zip(*parts, strict=True))
-    block, top = backend.top(xp, m)
+    m, lifted, missed = (xp.stack(several, axis=-1) for several in zip(*parts, strict=True))
+    block, top = _top(xp, options, m)
     top, _ = finite(xp, options, m, top, None)
-    runner_up = xp.max(backend.put(xp, m, block, backend.pick(xp, second, block)), axis=-1)
-    base = xp.where((top - runner_up > FAR) & (runner_up > -INF), runner_up, top)
-    lower = xp.where(others > 0, second, base[..., None])
-    maxima = backend.put(xp, xp.exp(m - base[..., None]), block, 0.0)
-    rest = backend.sum(xp, others * xp.exp(lower - base[..., None]) + maxima)
+    roots, maxima = backend.roots(xp, m, block, top)
+    others, root = lowered(xp, backend.sum(xp, lifted * roots * roots) + maxima, options.classes or 0)
     total = backend.sum(xp, totals)
-    state = _state(xp, block, top, base, rest, None)
+    state = _state(block, top, None, others, root)
     from_top = backend.sum(xp, missed + distance(xp, a[..., None] * totals, top[..., None], m))
     loss = _added(xp, options, a, total, from_top, state, state.log_sum_exp(xp, options))
-    return loss, total, top, base, rest, block
+    return loss, total, top, others, root, block
 
 
 def part_grad(xp: Any, options: Options, rows: Arrays, shared: Arrays) -> Arrays:
     """Rows ``(logits, labels, a)`` of some of the classes and the state of all -> gradient (*lead, C).
 
-    The state is ``T``, the maximum, what ``s`` is measured from, that sum, and whether the maximum is of these classes.
+    The state is ``T``, the maximum, `others` and `root` of `Softmax`, and whether the maximum is of these classes.
     """
-    (logits, labels, a, total, m, base, others, has_k), (w,) = rows, shared
+    (logits, labels, a, total, m, others, root, has_k), (w,) = rows, shared
     x = options.backend.load(xp, logits, options.dtype)
     goal = target_here(xp, options, x.shape[-1], labels, a, w)._replace(total=total)
     x, slope, curvature = _cap(xp, options, x)
-    k, top = options.backend.top(xp, x)
+    k, top = _top(xp, options, x)
     _, masked = finite(xp, options, x, top, a == 0)
-    e = options.backend.exp(xp, unbroken(xp, options, x, masked), base)
-    state = _state(xp, k, m, base, others, e)._replace(has_k=has_k)
+    x = unbroken(xp, options, x, masked)
+    if options.backend.holds(xp, root == 1):
+        e, root = options.backend.exp(xp, x, m), None
+    else:
+        roots = options.backend.exp(xp, x, m, 0.5) / root[..., None]
+        e = roots * roots
+    state = _state(k, m, e, others, root)._replace(has_k=has_k)
     share = goal.share(xp, options, a, x)
-    f = _Rows(slope, curvature, a, goal, share, state, masked, state.log_sum_exp(xp, options), None)
+    lse = state.log_sum_exp(xp, options)
+    f = _Rows(x, slope, curvature, a, goal, None, share, state, masked, lse, None)
     return (options.backend.store(xp, f.uncapped(_gradient(xp, options, f)), logits.dtype),)
-
-
-def _state(xp: Any, k: Array, m: Array, base: Array, others: Array, e: Array | None) -> Softmax:
-    """The state of rows whose `others` and `e` are measured from `base`."""
-    root = xp.exp(0.5 * (base - m))
-    return Softmax(k, m, e, others, root * others * root, root)
 
 
 def _direction(xp: Any, options: Options, f: _Rows, v: Array) -> Array:
@@ -518,7 +543,7 @@ def loss_and_state(xp: Any, options: Options, rows: Arrays, shared: Arrays) -> A
     """Rows ``(logits, labels, a)`` -> loss (*lead), and what `gradient` need not find again: k and s (*lead)."""
     f = _forward(xp, options, rows, shared, keep=False)
     s = f.softmax.s
-    return f.loss, f.softmax.k, s if f.masked is None else xp.where(f.masked, NAN, s)
+    return f.loss, f.winner(xp, options), s if f.masked is None else xp.where(f.masked, NAN, s)
 
 
 def gradient(xp: Any, options: Options, rows: Arrays, shared: Arrays) -> Arrays:
@@ -552,26 +577,26 @@ def hessian(xp: Any, options: Options, rows: Arrays, shared: Arrays) -> Arrays:
 
 def _hessian(xp: Any, options: Options, f: _Rows, v: Array) -> Array:
     u = f.uncapped(v)
-    state, z = f.softmax, options.z_loss
+    state, z, k = f.softmax, options.z_loss, f.winner(xp, options)
     # Measured from its value at the maximum, then from its mean, twice: neither a confident row, whose mean is nearly
     # that value, nor an outlier at the maximum, far from the mean, loses its digits.
-    origin = options.backend.pick(xp, u, state.k)
+    origin = options.backend.pick(xp, u, k)
     centred = u - origin[..., None]
     total = options.backend.dot(xp, state.e, centred) / (1 + state.s)
     shift = total if state.root is None else state.root * total * state.root
     centred = centred - shift[..., None]
-    p = state.exp(xp, options) / (1 + state.s)[..., None]
+    p = state.exp() / (1 + state.s)[..., None]
     centred = centred - options.backend.dot(xp, p, centred)[..., None]
     scale = f.a / (1 + state.s)
     outer = scale * f.target.total if f.lse is None else scale * f.target.total + 2 * (scale * z * f.lse)
-    h = state.exp_times(xp, options, outer) * centred
+    h = state.exp_times(outer) * centred
     if state.root is not None:
         # At a maximum far above the rest the mean alone is left, perhaps subnormal before it is scaled.
         mean = -(outer * state.root * total * state.root)
-        at_maximum = xp.where(state.root < 1, mean, options.backend.pick(xp, h, state.k))
-        h = options.backend.put(xp, h, state.k, at_maximum, owned=True)
+        at_maximum = xp.where(state.root < 1, mean, options.backend.pick(xp, h, k))
+        h = options.backend.put(xp, h, k, at_maximum, owned=True)
     if z != 0:
-        h = h + state.exp_times(xp, options, 2 * (scale * z * (origin + shift)))
+        h = h + state.exp_times(2 * (scale * z * (origin + shift)))
     if f.curvature is not None:
         h = f.uncapped(h) + _gradient(xp, options, f) * f.curvature * v
     return h
@@ -587,14 +612,14 @@ def nll(xp: Any, options: Options, rows: Arrays, shared: Arrays) -> Arrays:
     m, masked = finite(xp, options, x, m, unused)
     zero = xp.where(options.backend.broken(xp, x, m, ~unused), NAN, xp.zeros_like(a))
     share = goal.share(xp, options, a, x)
-    return (_missed(xp, options, goal, a, share, zero, x, masked),)
+    return (_missed(xp, options, goal, a, share, zero, x, _at_label(xp, options, goal, x, masked), masked),)
 
 
 def logsumexp(xp: Any, options: Options, rows: Arrays, shared: Arrays) -> Arrays:
     """Rows ``(x,)`` -> log-sum-exp (*lead)."""
     x = options.backend.load(xp, rows[0], options.dtype)
     state, _ = softmax_state(xp, options, x, keep=False)
-    top = options.backend.pick(xp, x, state.k)
+    top = state.m if state.top is None else state.top
     return (xp.where(xp.abs(top) == INF, top, state.m + xp.log1p(state.s)),)
 
 
@@ -609,7 +634,7 @@ def softmax(xp: Any, options: Options, rows: Arrays, shared: Arrays) -> Arrays:
     """Rows ``(x,)`` -> probabilities (*lead, C) in the dtype of `x`."""
     x = options.backend.load(xp, rows[0], options.dtype)
     state, _ = softmax_state(xp, options, x)
-    return (options.backend.store(xp, state.exp(xp, options) / (1 + state.s)[..., None], rows[0].dtype),)
+    return (options.backend.store(xp, state.exp() / (1 + state.s)[..., None], rows[0].dtype),)
 
 
 def binary(xp: Any, options: Options, rows: Arrays, shared: Arrays) -> Arrays:

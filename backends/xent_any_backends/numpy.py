@@ -58,14 +58,12 @@ class NumPy(Backend):
         if x.flags.c_contiguous:
             k = x.argmax(axis=-1)
             return k, self.pick(xp, x, k)
-        m = np.max(x, axis=-1)
+        return None, np.max(x, axis=-1)
+
+    def winner(self, xp: Any, x: Any, m: Any) -> Any:
         backwards = np.arange(x.shape[-1], 0, -1, dtype=np.uint8)
         first = np.max(np.equal(x, m[..., None]).view(np.uint8) * backwards, axis=-1)  # 0 where the maximum is NaN
-        return (x.shape[-1] - np.maximum(first, 1)).astype(np.intp), m
-
-    def second(self, xp: Any, x: Any, k: Any) -> Any:
-        rest = np.positive(x, out=MEMORY.empty_like(x))
-        return np.max(self.put(xp, rest, k, -np.inf, owned=True), axis=-1)
+        return (x.shape[-1] - np.maximum(first, 1)).astype(np.intp)
 
     def pick(self, xp: Any, a: Any, k: Any) -> Any:
         if a.ndim == 1:
@@ -89,15 +87,28 @@ class NumPy(Backend):
     def minus(self, xp: Any, x: Any, m: Any) -> Any:
         return np.subtract(x, m[..., None], out=MEMORY.empty_like(x))
 
-    def exp(self, xp: Any, x: Any, m: Any) -> Any:
-        e = np.subtract(x, m[..., None], out=MEMORY.result_like(x))
-        return np.exp(e, out=e)
+    def exp(self, xp: Any, x: Any, m: Any, times: float = 1.0) -> Any:
+        e = np.subtract(x, m[..., None], out=MEMORY.result_like(x) if times == 1 else MEMORY.empty_like(x))
+        return np.exp(e if times == 1 else np.multiply(e, times, out=e), out=e)
 
-    def others(self, xp: Any, x: Any, k: Any, m: Any, *, keep: bool = True) -> tuple[Any, Any]:
+    def others(self, xp: Any, x: Any, k: Any, m: Any, *, keep: bool) -> tuple[Any, Any]:
         step = self.block_bytes // x.itemsize
-        if x.shape[-1] <= step:
-            return super().others(xp, x, k, m)
-        # A row that is longer than a block, and alone in it
+        if x.shape[-1] > step:
+            return self._others_by_blocks(x, k, m, step, keep)
+        e = self.exp(xp, x, m)
+        if k is None:
+            if np.count_nonzero(e == 1) == m.size:  # of each class with the maximum, or that rounds to it
+                rest = np.floor(e, out=MEMORY.empty_like(e))
+                return e, self.sum(xp, np.subtract(e, rest, out=rest))
+            k = self.winner(xp, x, m)
+        flat, positions = _places(e, k)
+        flat.put(positions, 0.0)
+        s = self.sum(xp, e)
+        flat.put(positions, 1.0)
+        return e, s
+
+    def _others_by_blocks(self, x: Any, k: Any, m: Any, step: int, keep: bool) -> tuple[Any, Any]:
+        """Of a row that is longer than a block, and alone in it."""
         memory = MEMORY.result_like(x) if keep else MEMORY.empty((*x.shape[:-1], step), x.dtype)
         if memory is None:  # outside of a block
             memory = np.empty_like(x)
@@ -106,10 +117,13 @@ class NumPy(Backend):
             part = x[..., start : start + step]
             out = memory[..., start : start + step] if keep else memory[..., : part.shape[-1]]
             np.exp(np.subtract(part, m[..., None], out=out), out=out)
-            if 0 <= (at := k.item() - start) < part.shape[-1]:
+            is_here = 0 <= (at := k.item() - start) < part.shape[-1]
+            if is_here:
                 out[..., at] = 0.0
-            sums.append(self.sum(xp, out))
-        return memory if keep else None, super().sum(xp, np.stack(sums, axis=-1))
+            sums.append(self.sum(np, out))
+            if is_here:
+                out[..., at] = 1.0
+        return memory if keep else None, super().sum(np, np.stack(sums, axis=-1))
 
     def scaled(self, xp: Any, a: Any, c: Any) -> Any:
         return np.multiply(a, c[..., None], out=a)
@@ -419,8 +433,8 @@ def _cpus() -> list[int]:
 def _pool(threads: int) -> ThreadPoolExecutor:
     """So many threads, each on a CPU of its own if there are as many.
 
-    Otherwise Linux may wake one on the CPU of another, whenever it gives the interpreter away, and leave both there: loss
-    and gradient of 4096 x 1000 on two CPUs then take as long as on one.
+    Otherwise Linux may wake one on the CPU of another, whenever that gives the interpreter away, and leave both there:
+    loss and gradient of 4096 x 1000 on two CPUs then take as long as on one.
     """
     cpus = _cpus()
     if threads != len(cpus):

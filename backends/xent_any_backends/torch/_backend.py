@@ -77,8 +77,13 @@ class Torch(Backend):
         return array.is_cpu and _are_plain((array,))
 
     def top(self, xp: Any, x: Any) -> tuple[Any, Any]:
+        if torch.compiler.is_compiling() and not torch.is_grad_enabled():  # nobody differentiates the maximum
+            return None, torch.amax(x, dim=-1)
         m, k = torch.max(x, dim=-1)
         return k, m
+
+    def winner(self, xp: Any, x: Any, m: Any) -> Any:
+        return torch.argmax(x, dim=-1)
 
     def pick(self, xp: Any, a: Any, k: Any) -> Any:
         return a[k] if a.ndim == 1 else torch.gather(a, -1, k.unsqueeze(-1)).squeeze(-1)
@@ -281,7 +286,7 @@ class _Call:
         return results
 
     def gradient(self, c: Any) -> Any:
-        """The kept gradient times the cotangent c, for the first who asks; None for others, and where digits may be lost.
+        """The kept gradient times the cotangent c, for the first who asks; None for others, and where digits are lost.
 
         That is where it has been rounded to half precision, and where c lifts numbers below the smallest normal one.
         """
