@@ -686,7 +686,7 @@ RESULTS: Mapping[Kernel, tuple[Result, ...]] = {
     loss_and_state: (Result(), Result(integer=True), Result()),
     gradient: (Result(whole=True, rounded=True),),
     loss_and_jvp: (Result(), Result()),
-    part: (Result(), Result(), Result(), Result()),
+    part: (Result(), Result(), Result()),
     part_grad: (Result(whole=True, rounded=True),),
     hvp: (Result(whole=True, rounded=True),),
     hessian: (Result(whole=True, rounded=True),),
