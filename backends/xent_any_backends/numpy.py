@@ -226,9 +226,9 @@ class NumPy(Backend):
         return out
 
 
-def parts_of(weight: Any) -> Sequence[slice]:
-    """Classes whose part of a layer's weight (C, D) is at most a block."""
-    step = max(1, NumPy.block_bytes // max(1, 4 * weight.shape[1]))
+def parts_of(weight: Any, size: int = NumPy.block_bytes) -> Sequence[slice]:
+    """Classes whose part of a layer's weight (C, D) is of at most so many bytes in float32."""
+    step = max(1, size // max(1, 4 * weight.shape[1]))
     return [slice(start, start + step) for start in range(0, weight.shape[0], step)]
 
 
