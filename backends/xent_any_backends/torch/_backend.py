@@ -20,7 +20,7 @@ from xent_any import Backend, Task
 from xent_any._linear import LinearTask
 from xent_any._rows import loss
 
-from ..numpy import LAYER, MEMORY, NumPy, parts_of, scan_in_place
+from ..numpy import LAYER, MEMORY, SMALL, NumPy, parts_of, scan_in_place
 
 BFLOAT16 = np.dtype("V2")
 """Bits that NumPy does not compute with."""
@@ -237,7 +237,8 @@ class _NumPy(NumPy):
         # is faster than that of torch.mm, and fastest of 0.5 to 4 MiB of the weight at a time: 2 CPUs, AVX-512.
         x = LAYER.array("logits", (hidden.shape[0], weight.shape[0]), dtype)
         h, w, into = torch.from_numpy(hidden), _from_numpy(weight), torch.from_numpy(x)
-        in_onednn = hidden.size > 0 and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+        has_onednn = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+        in_onednn = has_onednn and x.nbytes > SMALL and hidden.size > 0
         h = h.to_mkldnn() if in_onednn else h
         for part in parts_of(weight, self.block_bytes // 2):
             if in_onednn:
