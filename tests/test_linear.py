@@ -14,12 +14,12 @@ LABELS = np.asarray([0, 6, -100, 3, 3, 1])
 PROBABILITIES = RNG.random((6, 7))
 WEIGHTS = {"class_weight": RNG.random(7), "sample_weight": np.asarray([1, 0.25, 2, 0.5, 0.125, 3])}
 OPTIONS = {"label_smoothing": 0.1, "z_loss": 0.01, "softcap": 4.0}
-BLOCK = 2 * 2 * 7 * 8 * 2
+BLOCK = 2 * (4 + 4 * 4) * 8
 """As max_bytes on NumPy: four, then three classes of a row."""
 
 SMALL = [HIDDEN[:3, :2], WEIGHT[:4, :2], BIAS[:4], WEIGHTS["class_weight"][:4], WEIGHTS["sample_weight"][:3]]
 FEW_LABELS, FEW_PROBABILITIES = np.asarray([0, -100, 3]), PROBABILITIES[:3, :4]
-FEW_BYTES = {"torch": 192, "jax": 640}
+FEW_BYTES = {"torch": 160, "jax": 640}
 """As max_bytes, for the small problem: two classes of a row on PyTorch; two rows, then one on JAX."""
 
 policies = pytest.mark.parametrize("recompute", [False, True])
@@ -57,7 +57,7 @@ def test_blocks_of_rows(labels):
     g = xent_any.cross_entropy_value_and_grad(hidden @ WEIGHT.T + BIAS, labels, **options)[1]
     expected = xent_any.cross_entropy(hidden @ WEIGHT.T + BIAS, labels, **options)
     hidden[weights == 0] = np.nan
-    for max_bytes in (80_000, 10_000):  # blocks of 150 rows; and of classes
+    for max_bytes in (80_000, 10_000, BLOCK):  # blocks of 150 rows, of 25, and of classes
         loss, (d_hidden, d_weight, d_bias) = xent_any.linear_cross_entropy_value_and_grad(
             hidden, WEIGHT, labels, bias=BIAS, max_bytes=max_bytes, **options
         )

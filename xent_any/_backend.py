@@ -206,8 +206,6 @@ class Backend:
         Bytes of logits, in the precision they are computed in, that are computed at a time; None computes all at once.
     linear_bytes : int
         Bytes of memory for a layer's logits and what is computed of them, unless the caller says how many.
-    linear_arrays : int
-        So many arrays like a block of logits there are at a time.
     transforms : mapping of str to callable
         The framework's program transformations: ``jit(f)``, ``vmap(f)``, which maps over the first axis of every
         argument, ``grad(f)``, with respect to the first argument, and ``jvp(f, x, tangent)``, which returns the
@@ -228,7 +226,6 @@ class Backend:
     version: str = "unknown"
     block_bytes: int | None = None
     linear_bytes: int = 1 << 28
-    linear_arrays: int = 8
     transforms: Mapping[str, Callable[..., Any]] = {}
     deviations: Mapping[str, str] = {}
 
@@ -451,6 +448,10 @@ class Backend:
         """Bytes for the arrays of a block of a layer's rows, of `max_bytes` for all that is held."""
         return self.linear_bytes if max_bytes is None else max_bytes
 
+    def linear_arrays(self, row_bytes: int) -> int:
+        """So many arrays like a block of logits there are at a time, whose rows are of so many bytes."""
+        return 8
+
     def may_cut_classes(self, *arrays: Array) -> bool:
         """Whether blocks of a layer with these arrays may have some of the classes: nobody differentiates them.
 
@@ -486,8 +487,8 @@ class Backend:
         return cast(xp, weight, dtype)
 
     def affine(self, xp: Any, hidden: Array, weight: Array, bias: Array | None, dtype: Any) -> Array:
-        """``h W^T + b`` in `dtype`, for h (N, D), W (C, D) and b (C,)."""
-        x = xp.matmul(cast(xp, hidden, dtype), xp.permute_dims(weight, (1, 0)))
+        """``h W^T + b`` in `dtype`, for h (N, D) and b (C,) in that dtype and W (C, D)."""
+        x = xp.matmul(hidden, xp.permute_dims(weight, (1, 0)))
         return x if bias is None else x + bias
 
     def factor(self, xp: Any, g: Array, weight: Array) -> Array:
@@ -495,12 +496,12 @@ class Backend:
         return g
 
     def product(self, xp: Any, g: Array, weight: Array) -> Array:
-        """``G W`` for G (N, C), in its dtype, and W (C, D)."""
+        """``G W`` for G (N, C), from `factor`, and W (C, D), in the precision computed in."""
         return xp.matmul(g, weight)
 
     def add_product(self, xp: Any, total: Array, g: Array, hidden: Array) -> Array:
-        """``T + G^T h`` for T (C, D), which may be written to, G (N, C) and h (N, D), in the dtype of T."""
-        return total + xp.matmul(xp.permute_dims(g, (1, 0)), cast(xp, hidden, total.dtype))
+        """``T + G^T h`` for T (C, D), which may be written to, G (N, C), from `factor`, and h (N, D), like T."""
+        return total + xp.matmul(xp.permute_dims(g, (1, 0)), hidden)
 
 
 def _blocks(lead: tuple[int, ...], count: int) -> Iterator[tuple[int | slice, ...]]:

@@ -85,11 +85,12 @@ class LinearTask(Task):
         """
         backend, count = self.options.backend, max(self.lead[0], 1)
         classes, inputs = self.shared[1].shape
-        numbers = 8 * backend.linear_memory(self.max_bytes) // int(self.xp.finfo(self.options.dtype).bits)
-        each, other = backend.linear_arrays, LIKE_HIDDEN * inputs
-        rows = max(1, numbers // (each * classes + other))
+        bits = int(self.xp.finfo(self.options.dtype).bits)
+        numbers = 8 * backend.linear_memory(self.max_bytes) // bits
+        each, other = backend.linear_arrays(classes * bits // 8), LIKE_HIDDEN * inputs
+        rows = numbers // (each * classes + other)
         if rows >= min(count, FEW) or not backend.may_cut_classes(*self.arrays):
-            return _even(count, rows), classes
+            return _even(count, max(1, rows)), classes
         few = math.isqrt(8 * classes)  # so many at a time, what `merged` takes of all of their blocks fits as well
         rows = _even(count, max(1, min(MANY, numbers // (each * few + other))))
         return rows, _even(classes, max(1, (numbers // rows - other) // each))
@@ -99,7 +100,7 @@ class LinearTask(Task):
         layer = self._layer()
 
         def step(_: Arrays, rows: Arrays) -> Carried:
-            return (), (self._visited(_rows.loss, self._usable(rows[0], rows), rows, layer)[0],)
+            return (), (self._visited(_rows.loss, self._inputs(rows), rows, layer)[0],)
 
         return self.options.backend.scan(self, step, ())[1][0]
 
@@ -118,7 +119,7 @@ class LinearTask(Task):
         wanted = (weight, bias and own[1] is not None)
 
         def step(totals: Arrays, rows: Arrays) -> Carried:
-            h = self._usable(rows[0], rows)
+            h = self._inputs(rows)
             loss, gradients = self._visited(_rows.loss_and_grad, h, rows, layer)
             added, d = [], None
             for (_, w, _), (d_weight, d_bias), gradient in zip(layer, totals, gradients, strict=True):
@@ -127,8 +128,8 @@ class LinearTask(Task):
                 added.append((None if d_weight is None else backend.add_product(xp, d_weight, g, h), b))
                 if hidden:
                     more = backend.product(xp, g, w)
-                    d = more if d is None else _rows.cast(xp, d, dtype) + _rows.cast(xp, more, dtype)
-            return tuple(added), (loss, _rows.cast(xp, self._usable(d, rows), dtypes[0])) if hidden else (loss,)
+                    d = more if d is None else d + more
+            return tuple(added), (loss, backend.store(xp, self._usable(d, rows), dtypes[0])) if hidden else (loss,)
 
         zeros = [xp.zeros_like(a, dtype=dtype) if is_wanted else None for a, is_wanted in zip(own, wanted, strict=True)]
         parts = [tuple(None if a is None else a[classes, ...] for a in zeros) for classes, _, _ in layer]
@@ -137,7 +138,7 @@ class LinearTask(Task):
         if len(layer) > 1:  # `add_product` has written to `zeros`
             d_weight, d_bias = zeros[0], None if d_bias is None else xp.concat([b for _, b in totals])
         d_layer = (
-            None if d is None else _rows.cast(xp, d, dtype)
+            None if d is None else backend.store(xp, d, dtype)
             for d, dtype in zip((d_weight, d_bias), dtypes[1:], strict=True)
         )
         return (results[0], results[1] if hidden else None, *d_layer)
@@ -147,7 +148,7 @@ class LinearTask(Task):
         _, weight, bias = self.shared
         xp, dtype = self.xp, self.options.dtype
         weight = self.options.backend.widened(xp, weight, dtype)
-        bias = None if bias is None else _rows.cast(xp, bias, dtype)
+        bias = None if bias is None else self.options.backend.load(xp, bias, dtype)
         count = weight.shape[0]
         size = self.block[1] if self.options.backend.may_cut_classes(*self.arrays) else count
         if count <= size:
@@ -194,6 +195,10 @@ class LinearTask(Task):
             return labels[:, classes]
         start, stop = classes.start, classes.stop
         return self.xp.where((labels >= start) & (labels < stop), labels - start, stop - start)
+
+    def _inputs(self, rows: Arrays) -> Array:
+        """The inputs of a block of rows in the precision computed in."""
+        return self._usable(self.options.backend.load(self.xp, rows[0], self.options.dtype), rows)
 
     def _usable(self, values: Array, rows: Arrays) -> Array:
         """An array like the rows' inputs, with zeros in rows that are not counted and could not be computed with."""

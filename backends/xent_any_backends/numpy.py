@@ -21,7 +21,6 @@ class NumPy(Backend):
     # (1024, 32000), on one and on two threads of an x86-64 with AVX-512, 1 MiB of second-level cache for each CPU and
     # 32 MiB of third: in smaller ones, threads wait for the interpreter.
     block_bytes = 1 << 22
-    linear_arrays = 2
 
     def namespace(self) -> Any:
         return np
@@ -204,6 +203,9 @@ class NumPy(Backend):
         whole = super().linear_memory(max_bytes)
         return whole - min(KEPT * self.threads() + 2 * self.block_bytes, whole // 2)
 
+    def linear_arrays(self, row_bytes: int) -> int:
+        return 1 if row_bytes <= KEPT else 2  # the exponentials of a longer row are not in a thread's memory
+
     def may_cut_classes(self, *arrays: Any) -> bool:
         return True
 
@@ -223,26 +225,34 @@ class NumPy(Backend):
         return weight
 
     def affine(self, xp: Any, hidden: Any, weight: Any, bias: Any, dtype: Any) -> Any:
-        hidden, x = hidden.astype(dtype, copy=False), LAYER.array("logits", (hidden.shape[0], weight.shape[0]), dtype)
+        x = LAYER.array("logits", (hidden.shape[0], weight.shape[0]), dtype)
         for part in parts_of(weight):
-            np.matmul(hidden, weight[part].astype(dtype, copy=False).T, out=x[:, part])
+            np.matmul(hidden, self.in_dtype(weight[part], dtype).T, out=x[:, part])
         return x if bias is None else np.add(x, bias, out=x)
 
     def product(self, xp: Any, g: Any, weight: Any) -> Any:
         if weight.dtype == g.dtype:
             return np.matmul(g, weight)
-        return sum(np.matmul(g[:, part], weight[part].astype(g.dtype)) for part in parts_of(weight))
+        return sum(np.matmul(g[:, part], self.in_dtype(weight[part], g.dtype)) for part in parts_of(weight))
 
     def add_product(self, xp: Any, total: Any, g: Any, hidden: Any) -> Any:
-        hidden = hidden.astype(total.dtype, copy=False)
         for part in parts_of(total):
-            total[part] += np.matmul(g[:, part].T, hidden)
+            place = total[part]
+            place += np.matmul(g[:, part].T, hidden, out=LAYER.array("part", place.shape, place.dtype))
         return total
 
+    def in_dtype(self, a: Any, dtype: Any) -> Any:
+        """Some of a layer's weight in `dtype`."""
+        if a.dtype == dtype:
+            return a
+        out = LAYER.array("part", a.shape, dtype)
+        np.copyto(out, a)
+        return out
 
-def parts_of(weight: Any) -> Sequence[slice]:
-    """Classes whose part of a layer's weight (C, D) is at most a block."""
-    step = max(1, NumPy.block_bytes // max(1, 4 * weight.shape[1]))
+
+def parts_of(weight: Any, size: int = NumPy.block_bytes) -> Sequence[slice]:
+    """Classes whose part of a layer's weight (C, D) is of at most so many bytes in float32."""
+    step = max(1, size // max(1, 4 * weight.shape[1]))
     return [slice(start, start + step) for start in range(0, weight.shape[0], step)]
 
 
@@ -301,7 +311,8 @@ class _Memory(threading.local):
     def compute(self, piece: Piece) -> None:
         """Compute a block."""
         self.used = 0
-        self.place = next((place for place in piece.places if place.ndim > len(piece.task.lead)), None)
+        place = next((place for place in piece.places if place.ndim > len(piece.task.lead)), None)
+        self.place = None if place is None or np.may_share_memory(place, piece.task.rows[0]) else place
         try:
             piece.compute()
         finally:
@@ -339,7 +350,7 @@ MEMORY = _Memory()
 
 
 class _Layer(threading.local):
-    """Memory for a layer's logits and for their gradient, the same for all blocks: new memory would be fragments."""
+    """Memory for a layer's logits, and then their gradient, the same for all blocks: new memory would be fragments."""
 
     memory: dict[str, Any] | None = None
 
@@ -361,10 +372,8 @@ class _Layer(threading.local):
         return memory[name][:size].view(dtype).reshape(shape)
 
     def result_like(self, a: Any, dtype: Any) -> Any:
-        """Memory for a kernel's result; the only one of the logits' shape is their gradient."""
-        if self.memory is None or a.ndim != 2:
-            return np.empty_like(a, dtype=dtype)
-        return self.array("gradient", a.shape, dtype)
+        """Memory for a kernel's result: that of the logits `a` for their gradient, of which nobody else needs them."""
+        return np.empty_like(a, dtype=dtype) if self.memory is None or a.ndim != 2 else a
 
 
 LAYER = _Layer()

@@ -20,7 +20,7 @@ from xent_any import Backend, Task
 from xent_any._linear import LinearTask
 from xent_any._rows import loss, loss_and_grad
 
-from ..numpy import LAYER, MEMORY, NumPy, parts_of, scan_in_place
+from ..numpy import LAYER, MEMORY, SMALL, NumPy, parts_of, scan_in_place
 
 BFLOAT16 = np.dtype("V2")
 """Bits that NumPy does not compute with."""
@@ -152,9 +152,6 @@ class Torch(Backend):
             return _tensors(IN_NUMPY.run(_in_numpy(task, task.arrays)), summed=False)
         return super().run(task) if _are_plain(arrays) else task.at_once()
 
-    def linear_memory(self, max_bytes: int | None) -> int:
-        return IN_NUMPY.linear_memory(max_bytes)
-
     def may_cut_classes(self, *arrays: Any) -> bool:
         return self.is_computed(*arrays)
 
@@ -162,7 +159,11 @@ class Torch(Backend):
         arrays = [a for a in task.arrays if a is not None]
         if _are_plain(arrays) and _may_differentiate(arrays) and forward_ad._current_level < 0:
             return _Linear.apply(task.emptied(), *task.arrays)  # type: ignore[no-untyped-call]
-        return super().linear(task)
+        losses: Any = _computed(task, lambda task: (task.losses(),))[0]
+        return task.reduced(losses)
+
+    def linear_and_gradients(self, task: Any) -> tuple[Any, ...]:
+        return _computed(task, LinearTask.losses_and_gradients)
 
     def scan(self, task: Any, step: Any, totals: Any) -> tuple[Any, ...]:
         hidden = task.rows[0]
@@ -174,50 +175,38 @@ class Torch(Backend):
             if torch.compiler.is_compiling() or any(is_legacy_batchedtensor(a) for a in task.arrays if a is not None):
                 return tuple(step(totals, task.rows))
             return super().scan(task, step, totals)
-        scale, used = task.rows[2], None
-        if scale.device.type == "cpu":
-            used = torch.nonzero(scale).squeeze(-1)
-            used = used if len(used) < len(scale) else None
-        return scan_in_place(task, step, totals, used)
+        return scan_in_place(task, step, totals, None)
 
     def widened(self, xp: Any, weight: Any, dtype: Any) -> Any:
         return weight if self.is_computed(weight) else super().widened(xp, weight, dtype)
 
     def affine(self, xp: Any, hidden: Any, weight: Any, bias: Any, dtype: Any) -> Any:
         if not self.is_computed(hidden, weight, bias):
-            hidden = hidden.to(dtype)
             return hidden @ weight.T if bias is None else torch.addmm(bias, hidden, weight.T)
-        if weight.device.type == "cuda":
-            x = torch.mm(hidden, weight.T, **({} if weight.dtype == dtype else {"out_dtype": dtype}))
+        if weight.dtype == dtype:
+            x = hidden @ weight.T
+        elif weight.device.type == "cuda":
+            x = torch.mm(hidden.to(weight.dtype), weight.T, out_dtype=dtype)
         else:
-            shape = (hidden.shape[0], weight.shape[0])
-            if weight.device.type == "cpu":
-                x = torch.from_numpy(LAYER.array("logits", shape, str(dtype).removeprefix("torch.")))
-            else:
-                x = torch.empty(shape, dtype=dtype, device=weight.device)
-            hidden = hidden.to(dtype)
-            for part in [slice(None)] if weight.dtype == dtype else parts_of(weight):
+            x = torch.empty((hidden.shape[0], weight.shape[0]), dtype=dtype, device=weight.device)
+            for part in parts_of(weight):
                 torch.mm(hidden, weight[part].to(dtype).T, out=x[:, part])
         return x if bias is None else x.add_(bias)
 
     def factor(self, xp: Any, g: Any, weight: Any) -> Any:
-        if weight.dtype != torch.bfloat16 or not self.is_computed(g, weight):
-            return g
-        if not g.is_cpu:
-            return g.to(weight.dtype)
-        rounded = torch.from_numpy(LAYER.array("factor", tuple(g.shape), np.uint16)).view(torch.bfloat16)
-        return rounded.copy_(g)
+        return g.to(weight.dtype) if weight.dtype == torch.bfloat16 and self.is_computed(g, weight) else g
 
     def product(self, xp: Any, g: Any, weight: Any) -> Any:
         if weight.dtype == g.dtype:
-            return g @ weight
+            return (g @ weight).to(torch.promote_types(g.dtype, torch.float32))
         return sum(g[:, part] @ weight[part].to(g.dtype) for part in parts_of(weight))
 
     def add_product(self, xp: Any, total: Any, g: Any, hidden: Any) -> Any:
         if not self.is_computed(total, g, hidden):
             return super().add_product(xp, total, g, hidden)
         if g.dtype == total.dtype:
-            return total.addmm_(g.T, hidden.to(total.dtype))
+            return total.addmm_(g.T, hidden)
+        hidden = hidden.to(g.dtype)
         for part in parts_of(total):
             total[part] += g[:, part].T @ hidden
         return total
@@ -243,8 +232,49 @@ class _NumPy(NumPy):
 
     def store(self, xp: Any, a: Any, dtype: Any) -> Any:
         if dtype == BFLOAT16:
-            return torch.from_numpy(a).to(torch.bfloat16).view(torch.uint16).numpy().view(BFLOAT16)
+            return _to_numpy(torch.from_numpy(a).to(torch.bfloat16))
         return super().store(xp, a, dtype)
+
+    def affine(self, xp: Any, hidden: Any, weight: Any, bias: Any, dtype: Any) -> Any:
+        if weight.dtype != BFLOAT16:
+            return super().affine(xp, hidden, weight, bias, dtype)
+        # NumPy's product may be faster, but its threads then wait for 0.1 s in the way of PyTorch's; that of oneDNN
+        # is faster than that of torch.mm, and fastest of 0.5 to 4 MiB of the weight at a time: 2 CPUs, AVX-512.
+        x = LAYER.array("logits", (hidden.shape[0], weight.shape[0]), dtype)
+        h, w, into = torch.from_numpy(hidden), _from_numpy(weight), torch.from_numpy(x)
+        has_onednn = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+        in_onednn = has_onednn and x.nbytes > SMALL and hidden.size > 0
+        h = h.to_mkldnn() if in_onednn else h
+        for part in parts_of(weight, self.block_bytes // 2):
+            if in_onednn:
+                into[:, part] = torch.nn.functional.linear(h, w[part].to_mkldnn(torch.float32)).to_dense()
+            else:
+                into[:, part] = h @ w[part].to(torch.float32).T
+        return x if bias is None else np.add(x, bias, out=x)
+
+    def factor(self, xp: Any, g: Any, weight: Any) -> Any:
+        if weight.dtype != BFLOAT16:
+            return g
+        g = np.ascontiguousarray(g)
+        rounded = g.view(BFLOAT16)[:, : g.shape[1]]  # in the first half of each row's memory
+        step = max(1, self.block_bytes // max(1, g[:1].nbytes))
+        for start in range(0, len(g), step):
+            block = slice(start, start + step)
+            _from_numpy(rounded[block]).copy_(torch.from_numpy(g[block]).to(torch.bfloat16))
+        return rounded
+
+    def product(self, xp: Any, g: Any, weight: Any) -> Any:
+        if g.dtype != BFLOAT16:
+            return super().product(xp, g, weight)
+        return (_from_numpy(g) @ _from_numpy(weight)).to(torch.float32).numpy()
+
+    def add_product(self, xp: Any, total: Any, g: Any, hidden: Any) -> Any:
+        if g.dtype != BFLOAT16:
+            return super().add_product(xp, total, g, hidden)
+        into, factor, hidden = torch.from_numpy(total), _from_numpy(g), torch.from_numpy(hidden).to(torch.bfloat16)
+        for part in parts_of(total):
+            into[part] += factor[:, part].T @ hidden
+        return total
 
 
 def _are_plain(arrays: Sequence[Any]) -> bool:
@@ -330,6 +360,16 @@ def _in_numpy(task: Task, arrays: Sequence[Any]) -> Task:
     """The task of these tensors, which NumPy can read, in NumPy."""
     count, values = len(task.rows), tuple(map(_to_numpy, arrays[: len(task.arrays)]))
     return Task(task.kernel, np, _numpys(task.options), values[:count], values[count:], task.lead)
+
+
+def _computed(task: Any, compute: Any) -> tuple[Any, ...]:
+    """What `compute` makes of a linear task: in NumPy, if that can read its tensors and nobody differentiates it."""
+    arrays = [a for a in task.arrays if a is not None]
+    if _may_differentiate(arrays) or not _are_numpys(arrays):
+        return compute(task)  # type: ignore[no-any-return]
+    task = replace(task.filled([*map(_to_numpy, task.arrays)]), xp=np, options=_numpys(task.options))
+    with np.errstate(all="ignore"), torch.autocast("cpu", enabled=False):  # which would choose the products' dtype
+        return tuple(None if a is None else _from_numpy(a) for a in compute(task))
 
 
 @lru_cache(16)
@@ -498,9 +538,9 @@ class _Linear(torch.autograd.Function):
         ctx.empty, ctx.gradients = empty, None
         ctx.save_for_backward(*arrays)
         if task.recompute:
-            return task.at_once()[0]
-        wanted = (ctx.needs_input_grad[i + 1] for i in task.LAYER)
-        losses, *ctx.gradients = task.losses_and_gradients(*wanted, rounded=False)
+            return BACKEND.linear(task)
+        wanted = [ctx.needs_input_grad[i + 1] for i in task.LAYER]
+        losses, *ctx.gradients = _computed(task, lambda task: task.losses_and_gradients(*wanted, rounded=False))
         return task.reduced(losses)
 
     @staticmethod
@@ -513,7 +553,8 @@ class _Linear(torch.autograd.Function):
             if gradients is None or not BACKEND.is_computed(c):
                 hidden, labels, a, *shared = arrays
                 scaled = task.filled((hidden, labels, torch.where(a == 0, a, a * c), *shared))
-                gradients = scaled.losses_and_gradients(*(needed[i] for i in task.LAYER))[1:]
+                wanted = [needed[i] for i in task.LAYER]
+                gradients = _computed(scaled, lambda task: task.losses_and_gradients(*wanted))[1:]
             else:
                 gradients = _scaled(gradients, c, arrays)
             for i, gradient in zip(task.LAYER, gradients, strict=True):
@@ -528,9 +569,11 @@ class _Linear(torch.autograd.Function):
 
 def _scaled(gradients: Sequence[Any], c: Any, arrays: Sequence[Any]) -> list[Any]:
     """The kept gradients in a layer, which may be written to, times the cotangent of the sum; 0 where none counts."""
+    layer = [arrays[i] for i in LinearTask.LAYER]
+    if c.is_cpu and c == 1:
+        return [None if g is None else g.to(a.dtype) for g, a in zip(gradients, layer, strict=True)]
     is_counted = arrays[2] != 0
     factors = [torch.where(is_counted, c, 1.0).unsqueeze(-1), *[torch.where(is_counted.any(), c, 1.0)] * 2]
-    layer = (arrays[i] for i in LinearTask.LAYER)
     return [
         None if g is None else g.mul_(factor).to(a.dtype)
         for g, factor, a in zip(gradients, factors, layer, strict=True)

@@ -536,7 +536,8 @@ def _chunk_bytes(options: Any, x: Tensor, count: int) -> int | None:
     rows = x.shape[0] if x.ndim == 2 else 1
     sizes = {"num_batches": rows, "in_features": x.shape[-1], "num_classes": count}
     rows = int(options._adjust(**sizes, dtype=x.dtype, device=x.device).batch_chunk_size)
-    return rows * (IN_NUMPY.linear_arrays * count + LIKE_HIDDEN * x.shape[-1]) * (8 if x.dtype == torch.float64 else 4)
+    size = 8 if x.dtype == torch.float64 else 4
+    return rows * size * (IN_NUMPY.linear_arrays(count * size) * count + LIKE_HIDDEN * x.shape[-1])
 
 
 def _can_weigh(weight: Any, logits: Tensor) -> bool:
