@@ -461,7 +461,8 @@ def part(xp: Any, options: Options, rows: Arrays, shared: Arrays) -> Arrays:
     k, m = options.backend.top(xp, x)
     is_absent = m == -INF
     m, masked = finite(xp, options, x, m, a == 0)
-    x = unbroken(xp, options, x, masked)
+    if masked is not None:
+        is_absent, x = is_absent & ~masked, unbroken(xp, options, x, masked)
     m = xp.where(is_absent, 0.0, m)
     _, lifted = options.backend.roots(xp, x, k, m)
     missed = _missed(xp, options, goal, a, share, m, x, _at_label(xp, options, goal, x, None), None)
