@@ -190,11 +190,11 @@ class Backend:
 
     A framework needs an adapter only to gain something: errors instead of NaN for wrong labels (`is_readable`,
     `all_below`), checks that calls alike share (`signature`, `share`), blocks (`block_bytes`), single classes found,
-    read and written by index instead of by comparing (`top`, `winner`, `pick`, `put`, `lessen`), another order in memory
-    (`load`), memory that is written to again (`exp`, `minus`, `scaled`, `multiplied`), sums that need no array of their
-    terms (`dot`, `others`), compilation (`run`), a line in `xent_any.backends()`. An adapter is an instance of a subclass, published
-    under the entry-point group ``xent_any.backends`` by the name of the top-level module that the framework's array
-    type is defined in.
+    read and written by index instead of by comparing (`top`, `winner`, `pick`, `put`, `lessen`), another order in
+    memory (`load`), memory that is written to again (`exp`, `minus`, `scaled`, `multiplied`), sums that need no array
+    of their terms (`dot`, `others`), compilation (`run`), a line in `xent_any.backends()`. An adapter is an instance of
+    a subclass, published under the entry-point group ``xent_any.backends`` by the name of the top-level module that the
+    framework's array type is defined in.
 
     Attributes
     ----------
@@ -328,15 +328,15 @@ class Backend:
         """``x - m`` for x (*lead, C) and m (*lead)."""
         return x - m[..., None]
 
-    def exp(self, xp: Any, x: Array, m: Array, times: float = 1.0) -> Array:
-        """``exp(times (x - m))`` for x (*lead, C) and m (*lead)."""
-        d = self.minus(xp, x, m)
+    def exp(self, xp: Any, x: Array, m: Array | None, times: float = 1.0) -> Array:
+        """``exp(times (x - m))`` for x (*lead, C) and m (*lead), or None for 0."""
+        d = x if m is None else self.minus(xp, x, m)
         return xp.exp(d if times == 1 else times * d)
 
-    def others(self, xp: Any, x: Array, k: Array | None, m: Array, *, keep: bool) -> tuple[Array, Array]:
+    def others(self, xp: Any, x: Array, k: Array | None, m: Array | None, *, keep: bool) -> tuple[Array, Array]:
         """``exp(x - m)`` for x (*lead, C), and its sum over the classes but k, which `top` has found with m (*lead).
 
-        The former may be None, if it is not to be kept.
+        The former may be None, if it is not to be kept. None for m says that it has been subtracted.
         """
         e = self.exp(xp, x, m)
         if k is not None:

@@ -61,8 +61,8 @@ class Primitives(Protocol):
     def zeroed(self, xp: Any, a: Array, rows: Array) -> Array: ...
     def lessen(self, xp: Any, a: Array, value: Any, k: Array | None = None) -> Array: ...
     def minus(self, xp: Any, x: Array, m: Array) -> Array: ...
-    def exp(self, xp: Any, x: Array, m: Array, times: float = 1.0) -> Array: ...
-    def others(self, xp: Any, x: Array, k: Array | None, m: Array, *, keep: bool) -> tuple[Array, Array]: ...
+    def exp(self, xp: Any, x: Array, m: Array | None, times: float = 1.0) -> Array: ...
+    def others(self, xp: Any, x: Array, k: Array | None, m: Array | None, *, keep: bool) -> tuple[Array, Array]: ...
     def exponentials(
         self, xp: Any, x: Array, masked: Array | None, k: Array | None, m: Array, *, keep: bool
     ) -> tuple[Array, Array, Array | None]: ...
@@ -136,6 +136,7 @@ class Softmax(NamedTuple):
     root: Array | None = None  # (*lead)
     top: Array | None = None  # (*lead), the maximum also where it is not finite; None where it is
     has_k: Array | None = None  # (*lead), whether k is that class; None where all are at hand
+    apart: Array | None = None  # (*lead), the sum of share (x - m)
 
     def exp(self) -> Array:
         """``exp(x - m)``, of shape (*lead, C)."""
@@ -203,15 +204,28 @@ def unbroken(xp: Any, options: Options, x: Array, masked: Array | None) -> Array
 
 
 def softmax_state(
-    xp: Any, options: Options, x: Array, uncounted: Callable[[], Array] | None = None, *, keep: bool = True
+    xp: Any,
+    options: Options,
+    x: Array,
+    uncounted: Callable[[], Array] | None = None,
+    *,
+    keep: bool = True,
+    share: Array | None = None,
 ) -> tuple[Softmax, Array | None]:
-    """The state of rows, with `e` if that is to be kept; and which of them are computed as if they were zeros."""
+    """The state of rows, with `e` if that is to be kept; and which of them are computed as if they were zeros.
+
+    With ``sum of share (x - m)`` for a `share` (*lead, C) or (*lead, 1), if that takes no pass more.
+    """
     backend, count = options.backend, x.shape[-1]
     k, highest = backend.top(xp, x)
 
     def near() -> Guarded:
-        e, s = backend.others(xp, x, k, highest, keep=keep)
-        return (Softmax(k, highest, e, s, s), None), are_near(s, count)
+        apart, d, m = None, x, highest
+        if share is not None:
+            d, m = backend.minus(xp, x, highest), None
+            apart = backend.dot(xp, share, d)
+        e, s = backend.others(xp, d, k, m, keep=keep)
+        return (Softmax(k, highest, e, s, s, apart=apart), None), are_near(s, count)
 
     def far() -> Arrays:
         m, masked = finite(xp, options, x, highest, None if uncounted is None else uncounted())
@@ -346,11 +360,11 @@ def _forward(
     if known:
         state, masked = near_state(xp, options, x, *known), None
     else:
-        state, masked = softmax_state(xp, options, x, lambda: uncounted(options, goal, a), keep=keep)
+        state, masked = softmax_state(xp, options, x, lambda: uncounted(options, goal, a), keep=keep, share=share)
     x_y = _at_label(xp, options, goal, x, masked)
     lse, loss = state.log_sum_exp(xp, options), None
     if not known:
-        missed = _missed(xp, options, goal, a, share, state.m, x, x_y, masked)
+        missed = _missed(xp, options, goal, a, share, state.m, x, x_y, masked, state.apart)
         loss = _added(xp, options, a, goal.total, missed, state, lse)
     return _Rows(x, slope, curvature, a, goal, x_y, share, state, masked, lse, loss)
 
@@ -381,8 +395,9 @@ def _missed(
     x: Array,
     x_y: Array | None,
     masked: Array | None,
+    apart: Array | None = None,
 ) -> Array:
-    """``a sum_c Q_c (m - x_c)``, (*lead)."""
+    """``a sum_c Q_c (m - x_c)``, (*lead); `apart` is the share's part of it, but for the sign, if it is known."""
     backend = options.backend
     peak = None if x_y is None else times(a, goal.peak)
 
@@ -397,7 +412,9 @@ def _missed(
             return careful()
     loss = 0.0 if peak is None else peak * (m - x_y)
     if share is not None:
-        loss = loss - backend.dot(xp, share, backend.minus(xp, unbroken(xp, options, x, masked), m))
+        if apart is None:
+            apart = backend.dot(xp, share, backend.minus(xp, unbroken(xp, options, x, masked), m))
+        loss = loss - apart
     sure = xp.isfinite(loss)
     if not backend.holds(xp, sure):  # only in other rows, or the bits of a row would depend on what is around it
         loss = xp.where(sure, loss, careful())

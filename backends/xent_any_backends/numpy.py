@@ -87,7 +87,10 @@ class NumPy(Backend):
         return np.subtract(x, m[..., None], out=MEMORY.empty_like(x))
 
     def exp(self, xp: Any, x: Any, m: Any, times: float = 1.0) -> Any:
-        e = np.subtract(x, m[..., None], out=MEMORY.result_like(x) if times == 1 else MEMORY.empty_like(x))
+        e = MEMORY.result_like(x) if times == 1 else MEMORY.empty_like(x)
+        if m is None:
+            return np.exp(x, out=e)
+        e = np.subtract(x, m[..., None], out=e)
         return np.exp(e if times == 1 else np.multiply(e, times, out=e), out=e)
 
     def others(self, xp: Any, x: Any, k: Any, m: Any, *, keep: bool) -> tuple[Any, Any]:
@@ -96,10 +99,10 @@ class NumPy(Backend):
             return self._others_by_blocks(x, k, m, step, keep)
         e = self.exp(xp, x, m)
         if k is None:
-            if np.count_nonzero(e == 1) == m.size:  # of each class with the maximum, or that rounds to it
+            if np.count_nonzero(e == 1) * e.shape[-1] == e.size:  # of each class with the maximum, or that rounds to it
                 rest = np.floor(e, out=MEMORY.empty_like(e))
                 return e, self.sum(xp, np.subtract(e, rest, out=rest))
-            k = self.winner(xp, x, m)
+            k = self.winner(xp, x, np.zeros(x.shape[:-1], x.dtype) if m is None else m)
         flat, positions = _places(e, k)
         flat.put(positions, 0.0)
         s = self.sum(xp, e)
@@ -115,7 +118,7 @@ class NumPy(Backend):
         for start in range(0, x.shape[-1], step):
             part = x[..., start : start + step]
             out = memory[..., start : start + step] if keep else memory[..., : part.shape[-1]]
-            np.exp(np.subtract(part, m[..., None], out=out), out=out)
+            np.exp(part if m is None else np.subtract(part, m[..., None], out=out), out=out)
             is_here = 0 <= (at := k.item() - start) < part.shape[-1]
             if is_here:
                 out[..., at] = 0.0
