@@ -90,6 +90,7 @@ class JAX(Backend):
         return jnp.where(jnp.arange(count) < jnp.where(rows, 0, count)[..., None], a, 0)
 
     def others(self, xp: Any, x: Any, k: Any, m: Any, *, keep: bool) -> tuple[Any, Any]:
+        m = jnp.zeros_like(k, dtype=x.dtype) if m is None else m
         if keep:
             # XLA holds them where the gradient will be, and adds up what it holds at full speed. To compute them twice,
             # first for the sum alone, took 9 ms instead of 5 for loss and gradient of 8192 x 1000 (2 cores).
