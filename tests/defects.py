@@ -150,7 +150,7 @@ rows_in_full(
 
 # The gradient and the Hessian
 
-AT_MAXIMUM = "at_maximum = (g_y - with_extra) - state.s_times(c)"
+AT_MAXIMUM = "at_maximum = (g_y - with_extra) - state.s_times(xp, c)"
 rows("p_y - 1", AT_MAXIMUM, "at_maximum = times(f.a, goal.total) * (1 / (1 + state.s) - 1)", by=CONFIDENT)
 rows(
     "label forgotten",
@@ -161,10 +161,10 @@ rows(
 rows(
     "at a tie the label has the gradient of the others",
     AT_MAXIMUM,
-    "at_maximum = (g_y - with_extra) - state.s_times(c)\n        at_maximum = xp.where(state.s < 1, at_maximum, g_y)",
+    f"{AT_MAXIMUM}\n        at_maximum = xp.where(state.s < 1, at_maximum, g_y)",
     by="contract.gradient.formula gradient.ties",
 )
-SOFT_AT_K = "at_k = 0.0 - state.s_times(scale * q_k) + scale * (goal.total - q_k)"
+SOFT_AT_K = "at_k = 0.0 - state.s_times(xp, scale * q_k) + scale * (goal.total - q_k)"
 rows_in_full("Q p - q", SOFT_AT_K, "at_k = c - f.a * q_k", by="truth.table[float32-one-hot-confident]")
 rows(
     "smoothed label at the maximum forgotten",
@@ -174,8 +174,9 @@ rows(
 )
 rows_in_full(
     "exp(x - lse)",
-    "g = backend.scaled(xp, state.e, state.lifted(with_extra))",
-    "g = (with_extra * (1 + state.s))[..., None] * xp.exp(f.x - (state.m + xp.log1p(state.s))[..., None])",
+    "        g = backend.scaled(xp, g, factor)\n",
+    "        pass\n"
+    "    g = (with_extra * (1 + state.s))[..., None] * xp.exp(f.x - (state.m + xp.log1p(state.s))[..., None])\n",
     by="truth.table[float32-index-offset]",
 )
 LABEL = "times(f.a, goal.peak), label)"
@@ -238,12 +239,12 @@ rows(
     "scale = xp.where(f.a == 0, f.a, 1.0) / (1 + state.s)\n    outer",
     by="contract.gradient.not-scaled-by-weight",
 )
-HESSIAN = "h = state.exp_times(outer) * centred"
+HESSIAN = "h = state.exp_times(xp, outer) * centred"
 rows("Hessian of the wrong sign", HESSIAN, f"{HESSIAN} * -1.0", by="relations.hessian-semidefinite")
 rows(
     "Hessian's diagonal alone",
     HESSIAN,
-    "h = state.exp_times(outer) * u * (1 - p)",
+    "h = state.exp_times(xp, outer) * u * (1 - p)",
     by="relations.hessian-of-a-shift",
 )
 rows_in_full(

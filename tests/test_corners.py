@@ -9,7 +9,7 @@ import pytest
 from conftest import require
 
 import xent_any
-from xent_any import _check, cross_entropy, cross_entropy_value_and_grad
+from xent_any import _check, cross_entropy, cross_entropy_jvp, cross_entropy_value_and_grad
 
 ABSENT = [[0.0, 1.0, -np.inf]]
 ONE_HOT = [[1.0, 0.0, 0.0]]
@@ -217,3 +217,27 @@ def test_plans_hold_no_arrays_and_are_bounded(monkeypatch):
     for rows in range(2 * _check.MOST_PLANS):
         cross_entropy(np.zeros((rows, 3)), np.zeros(rows, dtype=int), reduction="sum")
     assert 0 < len(_check.PLANS) <= _check.MOST_PLANS
+
+
+@pytest.mark.parametrize("broken", [np.nan, np.inf, -np.inf])
+def test_a_tie_beside_a_row_that_is_not_finite(broken):
+    """As many rows without a maximum as there are with two."""
+    x, y = np.random.default_rng(0).standard_normal((1000, 10), dtype=np.float32), np.zeros(1000, int)
+    x[1], x[1, [3, 5]] = 0, 4
+    expected = cross_entropy_value_and_grad(x, y, reduction="none")
+    x[0] = broken
+    for found, values in zip(cross_entropy_value_and_grad(x, y, reduction="none"), expected, strict=True):
+        assert np.isnan(found[0]).any()
+        np.testing.assert_array_equal(found[1:], values[1:])
+
+
+@pytest.mark.parametrize("weight", [1e-30, 1e-20, 1.0, 1e20, 1e35])
+def test_a_weight_of_a_row_won_by_far(weight):
+    x, s = np.asarray([[80, 0, 0]], np.float32), np.asarray([weight], np.float32)
+    _, grad = cross_entropy_value_and_grad(x, np.asarray([1]), sample_weight=s, reduction="sum")
+    far = np.exp(np.float64(-80)) * weight
+    np.testing.assert_allclose(grad, [[weight, -weight, far if far > 1e-45 else 0]], rtol=1e-5)
+    loss, slope = cross_entropy_jvp(
+        x, np.asarray([[1, 0, 0]], np.float32), np.asarray([1]), sample_weight=s, reduction="sum"
+    )
+    np.testing.assert_allclose([loss, slope], [80 * weight, weight], rtol=1e-6)

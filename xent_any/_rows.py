@@ -142,17 +142,32 @@ class Softmax(NamedTuple):
         """``exp(x - m)``, of shape (*lead, C)."""
         return self.e if self.root is None else self.e * (self.root * self.root)[..., None]
 
-    def exp_times(self, c: Array) -> Array:
+    def exp_times(self, xp: Any, c: Array) -> Array:
         """The multiple ``c exp(x - m)``, of shape (*lead, C), for c of shape (*lead)."""
-        return self.e * self.lifted(c)[..., None]
+        product = self.e
+        for factor in self.factors(xp, c):
+            product = product * factor[..., None]
+        return product
 
-    def lifted(self, c: Array) -> Array:
-        """What e is to be multiplied by for ``c exp(x - m)``, for c of shape (*lead)."""
-        return c if self.root is None else c * self.root * self.root
+    def factors(self, xp: Any, c: Array) -> Arrays:
+        """What e and `others` are multiplied by, one after the other, for ``c exp(x - m)`` and c s, c of shape (*lead).
 
-    def s_times(self, c: Array) -> Array:
+        Nothing in between overflows or is subnormal where the product is not.
+        """
+        if self.root is None:
+            return (c,)
+        is_small = xp.abs(c) < 1
+        return xp.where(is_small, c, self.root), xp.where(is_small, self.root * self.root, c * self.root)
+
+    def times_others(self, xp: Any, c: Array, others: Array) -> Array:
+        """``c s``, for c of shape (*lead) and `others`, or another sum of terms with e (*lead)."""
+        for factor in self.factors(xp, c):
+            others = others * factor
+        return others
+
+    def s_times(self, xp: Any, c: Array) -> Array:
         """``c s``, for c of shape (*lead)."""
-        return c * self.s if self.root is None else c * self.root * self.others * self.root
+        return self.times_others(xp, c, self.others)
 
     def log_sum_exp(self, xp: Any, options: Options) -> Array | None:
         """``lse`` (*lead), if the z-loss asks for it."""
@@ -161,7 +176,7 @@ class Softmax(NamedTuple):
     def log1p_times(self, xp: Any, c: Array) -> Array:
         """``c log1p(s)``, for c of shape (*lead); s itself, where that is at most C 2**-100."""
         near = c * xp.log1p(self.s)
-        return near if self.root is None else xp.where(self.root < 1, self.s_times(c), near)
+        return near if self.root is None else xp.where(self.root < 1, self.s_times(xp, c), near)
 
 
 def pairwise_sum(xp: Any, a: Array) -> Array:
@@ -428,11 +443,13 @@ def _gradient(xp: Any, options: Options, f: _Rows) -> Array:
     c = times(scale, goal.total)
     extra = None if f.lse is None else 2 * (scale * options.z_loss * f.lse)
     with_extra = c if extra is None else c + extra
-    g = backend.scaled(xp, state.e, state.lifted(with_extra))
+    g = state.e
+    for factor in state.factors(xp, with_extra):
+        g = backend.scaled(xp, g, factor)
     if goal.spread is None and state.has_k is None:
         g_y = with_extra * xp.exp(f.x_y - state.m)
         # At a maximum, of which there may be several, the first difference is 0, but not its derivative.
-        at_maximum = (g_y - with_extra) - state.s_times(c)
+        at_maximum = (g_y - with_extra) - state.s_times(xp, c)
         at_maximum = at_maximum if extra is None else at_maximum + extra
         at_label = xp.where(f.x_y == state.m, at_maximum, g_y - times(f.a, goal.peak))
         return backend.put(xp, g, label, at_label, owned=True)
@@ -444,7 +461,7 @@ def _gradient(xp: Any, options: Options, f: _Rows) -> Array:
     q_k = goal.spread_at(xp, options, k)
     if label is not None:
         q_k = q_k + xp.where(label == k, goal.peak, xp.zeros_like(scale))
-    at_k = 0.0 - state.s_times(scale * q_k) + scale * (goal.total - q_k)
+    at_k = 0.0 - state.s_times(xp, scale * q_k) + scale * (goal.total - q_k)
     at_k = at_k if extra is None else at_k + extra
     if state.has_k is not None:
         at_k = xp.where(state.has_k, at_k, backend.pick(xp, g, k))
@@ -606,14 +623,14 @@ def _hessian(xp: Any, options: Options, f: _Rows, v: Array) -> Array:
     centred = centred - options.backend.dot(xp, p, centred)[..., None]
     scale = f.a / (1 + state.s)
     outer = scale * f.target.total if f.lse is None else scale * f.target.total + 2 * (scale * z * f.lse)
-    h = state.exp_times(outer) * centred
+    h = state.exp_times(xp, outer) * centred
     if state.root is not None:
         # At a maximum far above the rest the mean alone is left, perhaps subnormal before it is scaled.
-        mean = -(outer * state.root * total * state.root)
+        mean = -state.times_others(xp, outer, total)
         at_maximum = xp.where(state.root < 1, mean, options.backend.pick(xp, h, k))
         h = options.backend.put(xp, h, k, at_maximum, owned=True)
     if z != 0:
-        h = h + state.exp_times(2 * (scale * z * (origin + shift)))
+        h = h + state.exp_times(xp, 2 * (scale * z * (origin + shift)))
     if f.curvature is not None:
         h = f.uncapped(h) + _gradient(xp, options, f) * f.curvature * v
     return h

@@ -109,6 +109,11 @@ class NumPy(Backend):
         flat.put(positions, 1.0)
         return e, s
 
+    def exponentials(self, xp: Any, x: Any, masked: Any, k: Any, m: Any, *, keep: bool) -> tuple[Any, Any, Any]:
+        # Rows that are not finite have no class that is 1, for others that have two.
+        k = self.winner(xp, x, m) if k is None else k
+        return super().exponentials(xp, x, masked, k, m, keep=keep)
+
     def _others_by_blocks(self, x: Any, k: Any, m: Any, step: int, keep: bool) -> tuple[Any, Any]:
         """Of a row that is longer than a block, and alone in it."""
         memory = MEMORY.result_like(x) if keep else MEMORY.empty((*x.shape[:-1], step), x.dtype)
@@ -452,7 +457,12 @@ def _pool(threads: int) -> ThreadPoolExecutor:
     if threads != len(cpus):
         return ThreadPoolExecutor(threads, "xent_any")
     left = iter(cpus)
-    return ThreadPoolExecutor(threads, "xent_any", initializer=lambda: os.sched_setaffinity(0, [next(left)]))
+
+    def settle() -> None:
+        with suppress(OSError):  # where that is forbidden
+            os.sched_setaffinity(0, [next(left)])
+
+    return ThreadPoolExecutor(threads, "xent_any", initializer=settle)
 
 
 if hasattr(os, "register_at_fork"):

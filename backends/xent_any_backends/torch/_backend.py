@@ -326,7 +326,8 @@ class _Call:
             return None
         if c == 1:
             return gradient
-        return np.multiply(gradient, c, out=gradient) if gradient.dtype == c.dtype and abs(c) <= 1 else None
+        is_exact = gradient.dtype == c.dtype and 0 < abs(c) <= 1  # and where c is 0, no row counts
+        return np.multiply(gradient, c, out=gradient) if is_exact else None
 
 
 def _run_in_numpy(task: Task, arrays: Sequence[Any], *, summed: bool) -> tuple[Any, ...]:
