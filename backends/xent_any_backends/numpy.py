@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from xent_any import Backend, Piece, Task
+from xent_any._rows import LIFT
 
 
 class NumPy(Backend):
@@ -108,6 +109,12 @@ class NumPy(Backend):
         s = self.sum(xp, e)
         flat.put(positions, 1.0)
         return e, s
+
+    def roots(self, xp: Any, x: Any, k: Any, m: Any) -> tuple[Any, Any]:
+        k, roots = self.winner(xp, x, m) if k is None else k, self.exp(xp, x, m, 0.5)
+        lifted = np.multiply(roots, LIFT, out=MEMORY.empty_like(roots))
+        lifted = self.put(xp, np.multiply(lifted, lifted, out=lifted), k, 0.0, owned=True)
+        return roots, self.sum(xp, lifted)
 
     def exponentials(self, xp: Any, x: Any, masked: Any, k: Any, m: Any, *, keep: bool) -> tuple[Any, Any, Any]:
         # Rows that are not finite have no class that is 1, for others that have two.
