@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import xent_any
+from xent_any_backends import numpy as numpy_adapter
 
 COMPUTE = """
 import hashlib
@@ -65,6 +66,7 @@ def test_a_fork_has_threads_of_its_own():
 import os
 import numpy as np
 import xent_any
+from xent_any_backends import numpy as numpy_adapter
 
 x, y = np.zeros((100_000, 20)), np.zeros(100_000, dtype=int)
 before = xent_any.cross_entropy(x, y)
@@ -90,3 +92,12 @@ class Piece:
 adapter._in_threads(3, [Piece()] * 9)
 """
     assert "KeyError: 'of a thread'" in computed("3", source)
+
+
+def test_cpus_that_cannot_be_chosen(monkeypatch):
+    def refuse(*_):
+        raise PermissionError
+
+    monkeypatch.setattr(numpy_adapter.os, "sched_setaffinity", refuse, raising=False)
+    with numpy_adapter._pool.__wrapped__(len(numpy_adapter._cpus()) or 1) as pool:
+        assert pool.submit(int).result() == 0
