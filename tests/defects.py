@@ -150,18 +150,13 @@ rows_in_full(
 
 # The gradient and the Hessian
 
-AT_MAXIMUM = "at_maximum = (g_y - with_extra) - state.s_times(xp, c)"
-rows("p_y - 1", AT_MAXIMUM, "at_maximum = times(f.a, goal.total) * (1 / (1 + state.s) - 1)", by=CONFIDENT)
-rows(
-    "label forgotten",
-    "xp.where(f.x_y == state.m, at_maximum, g_y - times(f.a, goal.peak))",
-    "g_y",
-    by="contract.gradient",
-)
+AT_LABEL = "at_label = (c * e_y - c) - state.s_times(xp, c)"
+rows("p_y - 1", AT_LABEL, "at_label = c * e_y - f.a * goal.peak", by=CONFIDENT)
+rows("label forgotten", AT_LABEL, "at_label = c * e_y", by="contract.gradient")
 rows(
     "at a tie the label has the gradient of the others",
-    AT_MAXIMUM,
-    f"{AT_MAXIMUM}\n        at_maximum = xp.where(state.s < 1, at_maximum, g_y)",
+    AT_LABEL,
+    f"{AT_LABEL}\n        at_label = xp.where((e_y == 1) & (state.s >= 1), c * e_y, at_label)",
     by="contract.gradient.formula gradient.ties",
 )
 SOFT_AT_K = "at_k = 0.0 - state.s_times(xp, scale * q_k) + scale * (goal.total - q_k)"
@@ -190,16 +185,16 @@ rows(
     "z-loss missing from the gradient at the maximum",
     "at_k if extra is None else at_k + extra",
     "at_k",
-    "at_maximum if extra is None else at_maximum + extra",
-    "at_maximum",
+    "at_label + extra * e_y",
+    "at_label + xp.where(e_y == 1, xp.zeros_like(extra), extra * e_y)",
     by="contract.z-loss.formula",
 )
 rows(
     "z-loss missing from the gradient at the label",
     LABEL,
     "f.a * goal.peak + backend.pick(xp, g, label) * (0.0 if extra is None else extra / with_extra), label)",
-    "g_y = with_extra * xp.exp(f.x_y - state.m)",
-    "g_y, with_extra, extra = c * xp.exp(f.x_y - state.m), c, None",
+    "at_label + extra * e_y",
+    "at_label + xp.where(e_y == 1, extra, xp.zeros_like(extra))",
     by="contract.z-loss.formula gradient.z-loss-missing",
 )
 SCALED = "    scale = f.a / (1 + state.s)\n    c = "

@@ -4,7 +4,6 @@ import math
 import operator
 from collections.abc import Mapping
 from numbers import Real
-from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from . import _rows
@@ -14,7 +13,6 @@ from ._rows import INF, NAN, Array, Arrays, Kernel, Options
 
 REDUCTIONS = ("none", "mean", "sum")
 LARGEST = math.nextafter(INF, 0.0)
-NOTHING: Mapping[str, Array] = MappingProxyType({})
 
 
 class Context(NamedTuple):
@@ -50,48 +48,42 @@ none is held here."""
 MOST_PLANS = 256
 """So many are kept; whoever has more shapes than that begins anew."""
 
+OPTIONAL = frozenset({"bias", "class_weight", "sample_weight", "pos_weight", "denominator"})
+"""Arrays that may be None."""
+
 HASHABLE = frozenset({int, float, str, type(None)})
 """Types whose values cannot be changed, and are the same if they are equal."""
 
 
 class Problem(NamedTuple):
-    """Checked arguments, as what the kernels of `xent_any._rows` take."""
+    """Checked arguments, as a task of rows, of which the logits are the first; `scaled` weights are among them."""
 
-    context: Context
-    options: Options
+    task: Task
+    backend: Backend
     axis: int  # of the classes in the logits as given
-    lead: tuple[int, ...]  # the shape of the unreduced loss
-    rows: Arrays  # (*lead, C) or (*lead); the logits first, `scaled` weights among them
-    shared: Arrays  # (C,)
     divisor: Array | None  # (), the sum of the weights if that is what the mean divides by
     reduction: str
 
-    def task(self, kernel: Kernel, *more: Array) -> Task:
-        """A task of the rows and `more`."""
-        return Task(kernel, self.context.xp, self.options, (*self.rows, *more), self.shared, self.lead)
+    def run(self) -> Arrays:
+        """What the kernel returns."""
+        return self.backend.run(self.task)
 
-    def run(self, kernel: Kernel, *more: Array) -> Arrays:
-        """Run a kernel on the rows and `more`."""
-        return self.context.backend.run(self.task(kernel, *more))
-
-    def reduced(self, kernel: Kernel, *more: Array) -> Arrays:
+    def reduced(self) -> Arrays:
         """`run`, and reduce the losses, its first result, which are scaled already; the mean over nothing is NaN."""
         if self.reduction == "none":
-            return self.run(kernel, *more)
-        results = self.context.backend.run_total(self.task(kernel, *more))
+            return self.run()
+        results = self.backend.run_total(self.task)
         if self.divisor is None:
             return results
-        return self.context.xp.where(self.divisor == 0, NAN, results[0]), *results[1:]
+        return self.task.xp.where(self.divisor == 0, NAN, results[0]), *results[1:]
 
     def total(self, values: Array) -> Array:
         """Reduce a value of each row, which is scaled already."""
-        if self.reduction == "none":
-            return values
-        return self.context.backend.total(self.context.xp, values)
+        return values if self.reduction == "none" else self.backend.total(self.task.xp, values)
 
     def restore(self, x: Array) -> Array:
         """An array like the rows' logits in the shape of the logits as given."""
-        return classes_back(self.context.xp, x, self.axis)
+        return classes_back(self.task.xp, x, self.axis)
 
 
 class Rows(NamedTuple):
@@ -105,10 +97,8 @@ class Rows(NamedTuple):
 
 
 def cross_entropy_problem(
-    logits: Array,
-    labels: Array,
-    name: str = "logits",
-    vectors: Mapping[str, Array] = NOTHING,
+    kernel: Kernel,
+    arrays: Mapping[str, Array],
     /,
     *,
     axis: int = -1,
@@ -120,28 +110,31 @@ def cross_entropy_problem(
     softcap: float | None = None,
     reduction: str = "mean",
     denominator: float | Array | None = None,
-) -> tuple[Problem, Arrays]:
-    """Check all arguments; return the problem and the `vectors`, arrays like the logits, with their classes last."""
+) -> Problem:
+    """Check all arguments; `arrays` are the logits, the labels and what else the kernel takes, like the logits."""
     numbers = (axis, ignore_index, label_smoothing, z_loss, softcap, reduction, denominator)
-    arrays = {name: logits, "labels": labels, **vectors, "class_weight": class_weight, "sample_weight": sample_weight}
-    plan = plan_of(arrays, numbers)
-    context, options, axis, _, lead, _, _ = plan
-    x = classes_last(context.xp, logits, axis)
+    logits, labels, *vectors = arrays.values()
+    plan = plan_of(arrays, class_weight, sample_weight, numbers)
+    (xp, backend), options, axis = plan.context, plan.options, plan.axis
+    x = classes_last(xp, logits, axis)
     labels, class_weight, scale, divisor = weighted(plan, x, labels, class_weight, sample_weight, ignore_index)
-    problem = Problem(context, options, axis, lead, (x, labels, scale), (class_weight,), divisor, reduction)
-    return problem, tuple(classes_last(context.xp, vector, axis) for vector in vectors.values())
+    rows = (x, labels, scale, *[classes_last(xp, vector, axis) for vector in vectors])
+    return Problem(Task(kernel, xp, options, rows, (class_weight,), plan.lead), backend, axis, divisor, reduction)
 
 
-def plan_of(arrays: Mapping[str, Array], numbers: tuple[Any, ...]) -> Plan:
-    """What `planned` returns of these, which are the logits first; computed once for all calls alike."""
-    backend, types = backend_of(type(next(iter(arrays.values())))), tuple(map(type, numbers))
-    signature = backend.signature(arrays.values())
+def plan_of(
+    arrays: Mapping[str, Array], class_weight: Array | None, sample_weight: Array | None, numbers: tuple[Any, ...]
+) -> Plan:
+    """What `planned` returns of these; computed once for all calls alike."""
+    given = (*arrays.values(), class_weight, sample_weight)
+    backend, types = backend_of(type(given[0])), tuple(map(type, numbers))
+    signature = backend.signature(given)
     if signature is None or not HASHABLE.issuperset(types):
-        return planned(arrays, *numbers)
+        return planned(arrays, class_weight, sample_weight, *numbers)
     key = backend, signature, numbers, types
     plan = PLANS.get(key)
     if plan is None:
-        plan = planned(arrays, *numbers)
+        plan = planned(arrays, class_weight, sample_weight, *numbers)
         if len(PLANS) >= MOST_PLANS:
             PLANS.clear()
         PLANS[key] = plan
@@ -150,6 +143,8 @@ def plan_of(arrays: Mapping[str, Array], numbers: tuple[Any, ...]) -> Plan:
 
 def planned(
     arrays: Mapping[str, Array],
+    class_weight: Array | None,
+    sample_weight: Array | None,
     axis: int,
     ignore_index: int | None,
     label_smoothing: float,
@@ -160,9 +155,10 @@ def planned(
 ) -> Plan:
     """Check all that does not depend on what the arrays hold: the logits, the labels, vectors and weights."""
     denominator = checked_denominator(denominator, reduction)
-    context = one_library({**arrays, "denominator": None if isinstance(denominator, float) else denominator})
+    weights = {"class_weight": class_weight, "sample_weight": sample_weight}
+    context = one_library({**arrays, **weights, "denominator": None if isinstance(denominator, float) else denominator})
     xp = context.xp
-    (name, logits), (_, labels), *vectors, (_, class_weight), (_, sample_weight) = tuple(arrays.items())
+    (name, logits), (_, labels), *vectors = arrays.items()
     require_floating(xp, name, logits)
     axis = class_axis(logits, axis, name)
     shape = logits.shape[:axis] + logits.shape[axis + 1 :]
@@ -372,6 +368,7 @@ def linear_problem(
 
 
 def binary_problem(
+    kernel: Kernel,
     logits: Array,
     labels: Array,
     *,
@@ -417,8 +414,8 @@ def binary_problem(
         weight = checked_weight(context, "sample_weight", sample_weight, dtype)
     divisor = denominator if reduction == "mean" else 1.0
     scale, divisor = scaled(context, logits, dtype, logits.shape, weight, None, None, divisor)
-    options = Options(dtype, backend)
-    return Problem(context, options, -1, logits.shape, (logits, labels, pos_weight, scale), (), divisor, reduction)
+    rows = (logits, labels, pos_weight, scale)
+    return Problem(Task(kernel, xp, Options(dtype, backend), rows, (), logits.shape), backend, -1, divisor, reduction)
 
 
 def transform(kernel: Kernel, x: Array, axis: int, *, keeps_axis: bool) -> Array:
@@ -437,7 +434,7 @@ def one_library(arrays: Mapping[str, Array | None]) -> Context:
     """The one library and its backend that all arrays belong to, on one device."""
     found: list[Context] = []
     for name, array in arrays.items():
-        if array is None and name not in {"logits", "labels", "hidden", "weight"}:
+        if array is None and name in OPTIONAL:
             continue
         try:
             own = backend_of(type(array))

@@ -148,8 +148,7 @@ def cross_entropy(logits: Array, labels: Array, **options: Unpack[CrossEntropyOp
     >>> float(xent_any.cross_entropy(np.asarray([17, 0, 0, 0], dtype=np.float32), np.asarray(0)))
     1.2419810...e-07
     """
-    problem, _ = _check.cross_entropy_problem(logits, labels, **options)
-    (loss,) = problem.reduced(_rows.loss)
+    (loss,) = _check.cross_entropy_problem(_rows.loss, {"logits": logits, "labels": labels}, **options).reduced()
     return loss
 
 
@@ -190,8 +189,8 @@ def cross_entropy_value_and_grad(
     >>> grad
     array([[ 0.25,  0.25, -0.75,  0.25]])
     """
-    problem, _ = _check.cross_entropy_problem(logits, labels, **options)
-    loss, grad = problem.reduced(_rows.loss_and_grad)
+    problem = _check.cross_entropy_problem(_rows.loss_and_grad, {"logits": logits, "labels": labels}, **options)
+    loss, grad = problem.reduced()
     return loss, problem.restore(grad)
 
 
@@ -229,8 +228,9 @@ def cross_entropy_jvp(
     >>> float(slope)
     -0.5
     """
-    problem, (tangent,) = _check.cross_entropy_problem(logits, labels, "logits", {"tangent": tangent}, **options)
-    loss, slope = problem.reduced(_rows.loss_and_jvp, tangent)
+    arrays = {"logits": logits, "labels": labels, "tangent": tangent}
+    problem = _check.cross_entropy_problem(_rows.loss_and_jvp, arrays, **options)
+    loss, slope = problem.reduced()
     return loss, problem.total(slope)
 
 
@@ -265,8 +265,9 @@ def cross_entropy_hvp(logits: Array, vector: Array, labels: Array, **options: Un
     >>> xent_any.cross_entropy_hvp(np.zeros((1, 2)), np.asarray([[1.0, 0.0]]), np.asarray([0]))
     array([[ 0.25, -0.25]])
     """
-    problem, (vector,) = _check.cross_entropy_problem(logits, labels, "logits", {"vector": vector}, **options)
-    (product,) = problem.run(_rows.hvp, vector)
+    arrays = {"logits": logits, "labels": labels, "vector": vector}
+    problem = _check.cross_entropy_problem(_rows.hvp, arrays, **options)
+    (product,) = problem.run()
     return problem.restore(product)
 
 
@@ -415,10 +416,9 @@ def nll_loss(
     >>> float(xent_any.nll_loss(log_probs, np.asarray([0])))
     0.40760596...
     """
-    problem, _ = _check.cross_entropy_problem(
-        log_probs,
-        labels,
-        "log_probs",
+    problem = _check.cross_entropy_problem(
+        _rows.nll,
+        {"log_probs": log_probs, "labels": labels},
         axis=axis,
         class_weight=class_weight,
         sample_weight=sample_weight,
@@ -427,7 +427,7 @@ def nll_loss(
         reduction=reduction,
         denominator=denominator,
     )
-    (loss,) = problem.reduced(_rows.nll)
+    (loss,) = problem.reduced()
     return loss
 
 
@@ -579,6 +579,7 @@ def binary_cross_entropy(
     4.5398899...e-05
     """
     problem = _check.binary_problem(
+        _rows.binary,
         logits,
         labels,
         pos_weight=pos_weight,
@@ -586,7 +587,7 @@ def binary_cross_entropy(
         reduction=reduction,
         denominator=denominator,
     )
-    (loss,) = problem.reduced(_rows.binary)
+    (loss,) = problem.reduced()
     return loss
 
 
@@ -630,6 +631,7 @@ def binary_cross_entropy_value_and_grad(
     array([ 0.25, -0.25])
     """
     problem = _check.binary_problem(
+        _rows.binary_and_grad,
         logits,
         labels,
         pos_weight=pos_weight,
@@ -637,5 +639,5 @@ def binary_cross_entropy_value_and_grad(
         reduction=reduction,
         denominator=denominator,
     )
-    loss, grad = problem.reduced(_rows.binary_and_grad)
+    loss, grad = problem.reduced()
     return loss, grad

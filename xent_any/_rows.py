@@ -8,6 +8,7 @@ One row has logits ``x``, weighted target ``Q`` (``Q_c = w_c q_c``), total ``T =
     loss           L      = a (sum_j Q_j (m - x_j) + T log1p(s) + z lse^2)
     gradient       g_j    = a ((T + 2 z lse) p_j - Q_j),    p_j = e_j / (1 + s)
                    g_k    = a ((T - Q_k + 2 z lse) p_k - Q_k s / (1 + s))
+                   g_y    = a (2 z lse p_y - T (s + (1 - e_y)) / (1 + s)) at an index label y
     tangent        dL     = sum_j g_j t_j
     Hessian        (Hv)_j = a ((T + 2 z lse) p_j (v_j - <p, v>) + 2 z p_j <p, v>)
 
@@ -447,12 +448,10 @@ def _gradient(xp: Any, options: Options, f: _Rows) -> Array:
     for factor in state.factors(xp, with_extra):
         g = backend.scaled(xp, g, factor)
     if goal.spread is None and state.has_k is None:
-        g_y = with_extra * xp.exp(f.x_y - state.m)
-        # At a maximum, of which there may be several, the first difference is 0, but not its derivative.
-        at_maximum = (g_y - with_extra) - state.s_times(xp, c)
-        at_maximum = at_maximum if extra is None else at_maximum + extra
-        at_label = xp.where(f.x_y == state.m, at_maximum, g_y - times(f.a, goal.peak))
-        return backend.put(xp, g, label, at_label, owned=True)
+        # Minus T (s + (1 - e_y)) / (1 + s): at a maximum the second term is 0, elsewhere e_y is a part of s.
+        e_y = xp.exp(f.x_y - state.m)
+        at_label = (c * e_y - c) - state.s_times(xp, c)
+        return backend.put(xp, g, label, at_label if extra is None else at_label + extra * e_y, owned=True)
     if f.share is not None:
         g = backend.lessen(xp, g, f.share)
     if label is not None:

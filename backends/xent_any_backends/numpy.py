@@ -162,7 +162,7 @@ class NumPy(Backend):
 
     def total(self, xp: Any, a: Any) -> Any:
         if a.dtype == np.float32:
-            return np.add.reduce(a, axis=None, dtype=np.float64).astype(np.float32)
+            return np.float32(np.add.reduce(a, axis=None, dtype=np.float64))
         return super().total(xp, a)
 
     def sum_of_rows(self, xp: Any, a: Any) -> Any:
@@ -293,7 +293,7 @@ def _scan_in_place(task: Any, step: Any, totals: Any, used: Any) -> tuple[Any, .
 
 def _plain(task: Task) -> Task:
     """The same task of arrays that are not of a class of its own."""
-    if PLAIN.issuperset(map(type, task.arrays)):
+    if PLAIN.issuperset(map(type, task.rows)) and PLAIN.issuperset(map(type, task.shared)):
         return task
     return task.filled([np.asarray(a) if isinstance(a, np.ndarray) else a for a in task.arrays])
 
