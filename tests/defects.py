@@ -134,8 +134,8 @@ rows(
 )
 rows(
     "inf maximum subtracted",
-    "m = xp.where(broken, NAN, m)",
-    "m = 1 * m",
+    "        m, others = lost(xp, m, broken, masked), lost(xp, others, broken, masked)\n",
+    "",
     by="contract.infinities.finite-number[index]",
 )
 rows_in_full(
@@ -327,8 +327,8 @@ rows(
 
 rows(
     "NaN of an ignored row leaks",
-    "masked = xp.logical_and(uncounted, broken)",
-    "masked = xp.zeros_like(broken)",
+    "else broken & uncounted",
+    "else xp.zeros_like(broken)",
     by="contract.ignored.nan-leaks contract.ignored.sample-weight-0 contract.ignored.class-weight-0",
 )
 rows(
@@ -453,8 +453,8 @@ checked(
 )
 checked(
     "class weights unused",
-    "(x, labels, scale), (class_weight,)",
-    "(x, labels, scale), (None,)",
+    "rows, (class_weight,), plan.lead",
+    "rows, (None,), plan.lead",
     by="contract.loss.formula[index] contract.loss.formula[probabilities]",
 )
 DIVIDED = "counted = xp.broadcast_to(weight if total is None else weight * total, shape)"
@@ -530,8 +530,8 @@ broken(NUMPY, quick=False)(
 )
 broken(BACKEND)(
     "input mutated in ignored rows",
-    "x = x if masked is None else self.zeroed(xp, x, masked)",
-    "if masked is not None:\n            x[masked] = 0.0",
+    "x = x if broken is None else self.zeroed(xp, x, broken)",
+    "if broken is not None:\n            x[broken] = 0.0",
     by="contract.inputs.written-to[cross_entropy_value_and_grad]",
 )
 broken(NUMPY)(
@@ -774,8 +774,8 @@ broken(ROWS, "torch")(
 )
 broken(ROWS, "torch")(
     "derivative by a weight of 0 is 0",
-    "masked = xp.logical_and(uncounted, broken)",
-    "masked = uncounted",
+    "else broken & uncounted",
+    "else uncounted",
     by="transforms.grad.weights",
 )
 broken(ROWS, "torch")(

@@ -322,7 +322,7 @@ class Backend:
         """`a` (*lead, C), which may be written to, less `value`: (*lead) at the class `k` (*lead), or all that is."""
         if k is None:
             return a - value
-        return xp.where(self.arange(xp, a, a.shape[-1]) == k[..., None], a - value[..., None], a)
+        return a - xp.where(self.arange(xp, a, a.shape[-1]) == k[..., None], value[..., None], 0.0)
 
     def minus(self, xp: Any, x: Array, m: Array) -> Array:
         """``x - m`` for x (*lead, C) and m (*lead)."""
@@ -341,26 +341,26 @@ class Backend:
         e = self.exp(xp, x, m)
         if k is not None:
             return e, self.sum(xp, self.put(xp, e, k, 0.0))
-        ones = xp.floor(e)  # of each class with the maximum, or that rounds to it
-        return e, self.sum(xp, e - ones) + (self.sum(xp, ones) - 1)
+        highest = x == (0 if m is None else m[..., None])
+        return e, self.sum(xp, xp.where(highest, 0.0, e)) + (self.sum(xp, xp.astype(highest, e.dtype)) - 1)
 
     def roots(self, xp: Any, x: Array, k: Array | None, m: Array) -> tuple[Array, Array]:
         """Likewise ``exp((x - m) / 2)``, and the sum of its squares times that of `LIFT`."""
         roots = self.exp(xp, x, m, 0.5)
         if k is not None:
-            lifted = LIFT * self.put(xp, roots, k, 0.0)
-            return roots, self.sum(xp, lifted * lifted)
-        lifted, ones = LIFT * roots, LIFT * LIFT * xp.floor(roots)
-        return roots, self.sum(xp, lifted * lifted - ones) + (self.sum(xp, ones) - LIFT * LIFT)
+            return roots, self.sum(xp, xp.square(LIFT * self.put(xp, roots, k, 0.0)))
+        highest = x == m[..., None]
+        count = self.sum(xp, xp.astype(highest, roots.dtype))
+        return roots, self.sum(xp, xp.where(highest, 0.0, xp.square(LIFT * roots))) + LIFT * LIFT * (count - 1)
 
     def exponentials(
-        self, xp: Any, x: Array, masked: Array | None, k: Array | None, m: Array, *, keep: bool
+        self, xp: Any, x: Array, broken: Array | None, k: Array | None, m: Array, *, keep: bool
     ) -> tuple[Array, Array, Array | None]:
         """`others` of rows that may be won by far: its results over the square of `root`, and that (*lead).
 
-        None for `root`, if it is 1 everywhere. Of rows `masked` (*lead) the logits are taken for zeros.
+        None for `root`, if it is 1 everywhere. Of rows `broken` (*lead), whose m is 0, the logits are taken for zeros.
         """
-        x = x if masked is None else self.zeroed(xp, x, masked)
+        x = x if broken is None else self.zeroed(xp, x, broken)
         roots, lifted = self.roots(xp, x, k, m)
         if not self.is_readable(x):
             s, root = lowered(xp, lifted, x.shape[-1])

@@ -65,7 +65,7 @@ class Primitives(Protocol):
     def exp(self, xp: Any, x: Array, m: Array | None, times: float = 1.0) -> Array: ...
     def others(self, xp: Any, x: Array, k: Array | None, m: Array | None, *, keep: bool) -> tuple[Array, Array]: ...
     def exponentials(
-        self, xp: Any, x: Array, masked: Array | None, k: Array | None, m: Array, *, keep: bool
+        self, xp: Any, x: Array, broken: Array | None, k: Array | None, m: Array, *, keep: bool
     ) -> tuple[Array, Array, Array | None]: ...
     def roots(self, xp: Any, x: Array, k: Array | None, m: Array) -> tuple[Array, Array]: ...
     def scaled(self, xp: Any, a: Array, c: Array) -> Array: ...
@@ -198,20 +198,26 @@ def cast(xp: Any, a: Array, dtype: Any) -> Array:
     return a if a.dtype == dtype else xp.astype(a, dtype)
 
 
-def finite(xp: Any, options: Options, x: Array, m: Array, uncounted: Array | None) -> tuple[Array, Array | None]:
-    """The maximum m of each row, NaN where it is not finite; and which rows are to be computed as if they were zeros.
+def finite(
+    xp: Any, options: Options, x: Array, m: Array, uncounted: Array | None
+) -> tuple[Array, Array | None, Array | None]:
+    """The maximum m of each row, 0 in rows that are `broken`, where it is not finite; those; and which are `masked`.
 
-    Those are `uncounted` rows that could not be computed with, and no others: with respect to its weight of 0, the
-    derivative of a row is its loss.
+    Masked rows are to be computed as if they were zeros. Those are `uncounted` rows that could not be computed with,
+    and no others: with respect to its weight of 0, the derivative of a row is its loss.
     """
     broken = options.backend.broken(xp, x, m, uncounted)
     if options.backend.holds(xp, ~broken):
-        return m, None
-    m = xp.where(broken, NAN, m)
-    if uncounted is None:
-        return m, None
-    masked = xp.logical_and(uncounted, broken)
-    return xp.where(masked, 0.0, m), masked
+        return m, None, None
+    masked = None if uncounted is None else broken & uncounted
+    return xp.where(broken, 0.0, m), broken, masked
+
+
+def lost(xp: Any, a: Array, broken: Array | None, masked: Array | None) -> Array:
+    """`a` (*lead) with NaN in rows that are broken and not masked."""
+    if broken is None:
+        return a
+    return xp.where(broken if masked is None else broken & ~masked, NAN, a)
 
 
 def unbroken(xp: Any, options: Options, x: Array, masked: Array | None) -> Array:
@@ -244,8 +250,10 @@ def softmax_state(
         return (Softmax(k, highest, e, s, s, apart=apart), None), are_near(s, count)
 
     def far() -> Arrays:
-        m, masked = finite(xp, options, x, highest, None if uncounted is None else uncounted())
-        e, others, root = backend.exponentials(xp, x, masked, k, m, keep=keep)
+        m, broken, masked = finite(xp, options, x, highest, None if uncounted is None else uncounted())
+        # As zeros in all broken rows, counted or not: compilers would ask anew at each logit whether its row counts.
+        e, others, root = backend.exponentials(xp, x, broken, k, m, keep=keep)
+        m, others = lost(xp, m, broken, masked), lost(xp, others, broken, masked)
         return _state(k, m, e, others, root)._replace(top=highest), masked
 
     state, masked = backend.either(xp, highest, near, far)
@@ -493,7 +501,8 @@ def part(xp: Any, options: Options, rows: Arrays, shared: Arrays) -> Arrays:
     x = _cap(xp, options, x)[0]
     k, m = options.backend.top(xp, x)
     is_absent = m == -INF
-    m, masked = finite(xp, options, x, m, a == 0)
+    m, broken, masked = finite(xp, options, x, m, a == 0)
+    m = lost(xp, m, broken, masked)
     if masked is not None:
         is_absent, x = is_absent & ~masked, unbroken(xp, options, x, masked)
     m = xp.where(is_absent, 0.0, m)
@@ -517,7 +526,8 @@ def merged(xp: Any, options: Options, a: Array, totals: Array, parts: Sequence[A
     backend = options.backend
     m, lifted, missed = (xp.stack(several, axis=-1) for several in zip(*parts, strict=True))
     block, top = _top(xp, options, m)
-    top, _ = finite(xp, options, m, top, None)
+    top, broken, _ = finite(xp, options, m, top, None)
+    top = lost(xp, top, broken, None)
     roots, maxima = backend.roots(xp, m, block, top)
     others, root = lowered(xp, backend.sum(xp, lifted * roots * roots) + maxima, options.classes or 0)
     total = backend.sum(xp, totals)
@@ -537,7 +547,7 @@ def part_grad(xp: Any, options: Options, rows: Arrays, shared: Arrays) -> Arrays
     goal = target_here(xp, options, x.shape[-1], labels, a, w)._replace(total=total)
     x, slope, curvature = _cap(xp, options, x)
     k, top = _top(xp, options, x)
-    _, masked = finite(xp, options, x, top, a == 0)
+    *_, masked = finite(xp, options, x, top, a == 0)
     x = unbroken(xp, options, x, masked)
     if options.backend.holds(xp, root == 1):
         e, root = options.backend.exp(xp, x, m), None
@@ -642,8 +652,9 @@ def nll(xp: Any, options: Options, rows: Arrays, shared: Arrays) -> Arrays:
     goal = target(xp, options, x.shape[-1], labels, a, w)
     unused = uncounted(options, goal, a)
     _, m = options.backend.top(xp, x)
-    m, masked = finite(xp, options, x, m, unused)
+    m, broken, masked = finite(xp, options, x, m, unused)
     zero = xp.where(options.backend.broken(xp, x, m, ~unused), NAN, xp.zeros_like(a))
+    zero = lost(xp, zero, broken, masked)
     share = goal.share(xp, options, a, x)
     return (_missed(xp, options, goal, a, share, zero, x, _at_label(xp, options, goal, x, masked), masked),)
 

@@ -89,14 +89,28 @@ class Torch(Backend):
         return a[k] if a.ndim == 1 else torch.gather(a, -1, k.unsqueeze(-1)).squeeze(-1)
 
     def put(self, xp: Any, a: Any, k: Any, value: Any, *, owned: bool = False) -> Any:
-        if torch.compiler.is_compiling():  # comparing, unlike scattering, is fused with what is before and after it
-            return super().put(xp, a, k, value)
+        if torch.compiler.is_compiling():
+            # Comparing, unlike scattering, is fused with what is before and after it. `where` would lay its result out
+            # like its condition, the classes last; a product is like its first factor.
+            at = torch.arange(a.shape[-1], device=a.device) == k.unsqueeze(-1)
+            value = value if isinstance(value, float) else value.unsqueeze(-1)
+            return a * torch.where(at, 0.0, 1.0).to(a.dtype) + torch.where(at, value, 0.0)
         return a.scatter(-1, k.unsqueeze(-1), value if isinstance(value, float) else value.unsqueeze(-1))
 
     def lessen(self, xp: Any, a: Any, value: Any, k: Any = None) -> Any:
         if k is None or torch.compiler.is_compiling():
             return super().lessen(xp, a, value, k)
         return self.put(xp, a, k, self.pick(xp, a, k) - value)  # scatter_add is not deterministic on CUDA
+
+    def exponentials(self, xp: Any, x: Any, broken: Any, k: Any, m: Any, *, keep: bool) -> tuple[Any, Any, Any]:
+        found: tuple[Any, Any, Any] = super().exponentials(xp, x, broken, k, m, keep=keep)
+        if not (keep and torch.compiler.is_compiling()):
+            return found
+        # The same bits, by operations that no compiler finds to be the same: Inductor would hold exponentials that are
+        # used twice, for the sum and here, which takes longer than to compute them again.
+        _, others, root = found
+        x = x if broken is None else self.zeroed(xp, x, broken)
+        return torch.square(torch.exp(0.5 * x - 0.5 * m[..., None]) / root[..., None]), others, root
 
     def sum(self, xp: Any, a: Any) -> Any:
         if not torch.compiler.is_compiling():
