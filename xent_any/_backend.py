@@ -286,17 +286,14 @@ class Backend:
 
         None for the class, if it takes time to find: whoever needs it asks for the `winner`.
         """
-        classes = self.arange(xp, x, x.shape[-1])
         m = xp.max(x, axis=-1)
-        k = xp.min(xp.where(x == m[..., None], classes, x.shape[-1]), axis=-1)
+        k = self.winner(xp, x, m)
         return k, xp.where(xp.isnan(m), m, self.pick(xp, x, k))
 
     def winner(self, xp: Any, x: Array, m: Array) -> Array:
         """One class of each row of x (*lead, C) with the row's maximum m, which `top` has found; any if m is NaN."""
-        k, _ = self.top(xp, x)
-        if k is None:
-            raise NotImplementedError(f"the adapter {self.name!r} finds no class of a maximum")
-        return k
+        count = x.shape[-1]
+        return xp.min(xp.where(x == m[..., None], self.arange(xp, x, count), count - 1), axis=-1)
 
     def broken(self, xp: Any, x: Array, m: Array, rows: Array | None) -> Array:
         """Which rows of x (*lead, C) have a maximum m, from `top`, that is not finite.
