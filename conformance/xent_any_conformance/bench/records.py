@@ -13,7 +13,7 @@ from ._summary import Case, Line, Record, about, cases, duration, kinds, ratio, 
 
 
 def markdown(record: Record) -> str:
-    """Times, ratios and peak memory of float32 logits with index labels, and what the run was made with."""
+    """Times, ratios and peak memory of float32 and index labels, times of others, and what the run was made with."""
     found = [case for case in cases(record) if not case.record["growth"]]
     usual = [case for case in found if (case.problem.dtype, case.problem.option) == ("float32", "index")]
     parts = []
@@ -27,6 +27,8 @@ def markdown(record: Record) -> str:
         if any(line.peak is not None for case in last for line in case.lines(kind)):
             peaks = _table(last, kind, lambda line: ratio(line.peak), least=False)
             parts.append(f"## Peak extra memory, over the bytes of the logits: {kind}\n\n{peaks}")
+    others = [case for case in found if case not in usual and case.threads == usual[-1].threads]
+    parts += [f"## Other dtypes and labels: {kind}\n\n{_others(others, last, kind)}" for kind in kinds(others)]
     parts.append("## The run\n\n" + table(("", ""), about(record)))
     left_out = "\n".join(f"* {why} ({', '.join(names)})" for why, names in reasons(record))
     return "\n".join([*parts, *([f"Not timed:\n\n{left_out}\n"] if left_out else [])])
@@ -56,6 +58,26 @@ def _table(those: Sequence[Case], kind: str, cell: Callable[[Line], str], least:
         name = f"**{name}**" if name.startswith("xent_any") else name
         rows.append([name, group, *(found[key].get(shape, "-") for shape in shapes)])
     return table(["", "arrays", *shapes], rows)
+
+
+def _others(those: Sequence[Case], usual: Sequence[Case], kind: str) -> str:
+    """A row for each problem, a column for each contestant; ours also over the time of float32 and index labels."""
+    titles = {line.row["key"]: title(line.row) for case in those for line in case.lines(kind) if not line.row["limit"]}
+    groups = {line.row["key"]: line.row["group"] for case in those for line in case.lines(kind)}
+    keys = sorted(titles, key=lambda key: _order((titles[key], groups[key])))
+    before = {(case.problem.shape, row["key"]): row["median"] for case in usual for row in case.timed}
+    rows = []
+    for case in those:
+        cells = dict.fromkeys(keys, "-")
+        for row in case.timed:
+            if row["key"] in cells:
+                cells[row["key"]] = duration(row["median"])
+                same = before.get((case.problem.shape, row["key"]))
+                if row["ours"] and same:
+                    cells[row["key"]] += f" ({ratio(row['median'] / same)})"
+        problem = case.problem
+        rows.append([problem.name, problem.dtype, problem.option, *cells.values()])
+    return table(["", "logits", "labels", *(f"{titles[key]}, {groups[key]}" for key in keys)], rows)
 
 
 def _order(name: tuple[str, str]) -> tuple[int, bool, str]:
