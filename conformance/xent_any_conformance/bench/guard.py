@@ -118,15 +118,19 @@ def _inductor() -> Counts:
     import xent_any  # noqa: PLC0415
 
     counts: Counts = {}
-    y = torch.zeros(256, dtype=torch.int64)
-    for kind, needs_gradient in (("loss", False), ("forward then backward", True)):
-        x = torch.zeros(256, 1000, requires_grad=needs_gradient)
-        torch.compiler.reset()
-        metrics.reset()
-        loss = torch.compile(xent_any.cross_entropy, dynamic=False)(x, y)
-        if needs_gradient:
-            loss.backward()
-        counts[f"torch compiled, {kind} of 256x1000: kernels"] = metrics.generated_kernel_count
+    for shape in ((256, 1000), (4, 21, 64, 64)):  # the classes on axis 1
+        for kind, needs_gradient in (("loss", False), ("forward then backward", True)):
+            x, y = (
+                torch.zeros(shape, requires_grad=needs_gradient),
+                torch.zeros(shape[:1] + shape[2:], dtype=torch.int64),
+            )
+            torch.compiler.reset()
+            metrics.reset()
+            loss = torch.compile(xent_any.cross_entropy, dynamic=False)(x, y, axis=1)
+            if needs_gradient:
+                loss.backward()
+            name = f"torch compiled, {kind} of {'x'.join(map(str, shape))}: kernels"
+            counts[name] = metrics.generated_kernel_count
     if not all(counts.values()):
         raise RuntimeError(f"the compiler counted nothing: {counts}")
     return counts
