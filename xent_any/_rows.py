@@ -278,12 +278,13 @@ def label_weight(xp: Any, options: Options, rows: Arrays, shared: Arrays) -> Arr
 def label_total(xp: Any, options: Options, rows: Arrays, shared: Arrays) -> Arrays:
     """Rows ``(probabilities,)``, shared ``(class_weight,)`` -> ``sum_c w_c q_c`` (*lead), NaN where a q_c is wrong."""
     (labels,), (w,) = rows, shared
-    q = options.backend.load(xp, labels, options.dtype)
-    total = options.backend.sum(xp, q if w is None else q * w)
-    valid = total < INF
-    if not options.backend.holds(xp, valid):
-        valid = xp.max(q, axis=-1) < INF
-    return (xp.where(valid & (xp.min(q, axis=-1) >= 0), total, NAN),)
+    backend = options.backend
+    q = backend.load(xp, labels, options.dtype)
+    total = backend.sum(xp, q if w is None else backend.multiplied(xp, q, w, q))
+    if 0 not in q.shape and backend.is_readable(q) and backend.holds(xp, (total < INF) & (xp.min(q) >= 0)):
+        return (total,)
+    is_right = (xp.max(q, axis=-1) < INF) & (xp.min(q, axis=-1) >= 0)
+    return (xp.where(is_right, total, NAN),)
 
 
 def target(xp: Any, options: Options, count: int, labels: Array, a: Array, w: Array | None) -> Target:
