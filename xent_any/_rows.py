@@ -181,15 +181,21 @@ class Softmax(NamedTuple):
 
 def pairwise_sum(xp: Any, a: Array) -> Array:
     """Sum over the last axis by halving: at most 2 log2(n) roundings, and the same bits for every memory layout."""
-    n, odd = a.shape[-1], None
-    if n == 0:
+    if a.shape[-1] == 0:
         return xp.sum(a, axis=-1)
-    while n > 1:
+    a, odd = halved(a, 1)
+    return a[..., 0] if odd is None else a[..., 0] + odd
+
+
+def halved(a: Array, most: int) -> tuple[Array, Array | None]:
+    """At most so many sums, whose sum is that over the last axis; and what else there is of it, (*lead)."""
+    n, odd = a.shape[-1], None
+    while n > most:
         if n % 2:
             odd = a[..., -1] if odd is None else odd + a[..., -1]
         n //= 2
         a = a[..., :n] + a[..., n : 2 * n]
-    return a[..., 0] if odd is None else a[..., 0] + odd
+    return a, odd
 
 
 def cast(xp: Any, a: Array, dtype: Any) -> Array:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from xent_any import Backend, Piece, Task
-from xent_any._rows import LIFT
+from xent_any._rows import LIFT, halved
 
 
 class NumPy(Backend):
@@ -150,12 +150,8 @@ class NumPy(Backend):
         if count == 1:
             return a[..., 0].copy()  # `a` may be written to
         if count <= FEW:
-            a, odd = a.copy(order="F") if a.flags.c_contiguous else a, None
-            while count >= 8:  # of so many, NumPy's order depends on the number of rows
-                if count % 2:
-                    odd = a[..., -1] if odd is None else odd + a[..., -1]
-                count //= 2
-                a = a[..., :count] + a[..., count : 2 * count]
+            # Of eight or more, NumPy's order depends on the number of rows.
+            a, odd = halved(a.copy(order="F") if a.flags.c_contiguous else a, 7)
             total = np.add.reduce(a, axis=-1)
             return total if odd is None else total + odd
         return self._summed(np.ascontiguousarray(a))
