@@ -10,6 +10,7 @@ from conftest import require
 
 import xent_any
 from xent_any import _check, cross_entropy, cross_entropy_jvp, cross_entropy_value_and_grad
+from xent_any._backend import backend_of
 
 ABSENT = [[0.0, 1.0, -np.inf]]
 ONE_HOT = [[1.0, 0.0, 0.0]]
@@ -27,6 +28,16 @@ def test_no_rows(shape):
     loss, grad = cross_entropy_value_and_grad(x, labels, reduction="sum")
     assert loss == 0
     assert grad.shape == shape
+    loss, grad = cross_entropy_value_and_grad(x, x, reduction="sum")
+    assert loss == 0
+    assert grad.shape == shape
+
+
+def test_rounded_to_float16_as_numpy_does():
+    with np.errstate(all="ignore"):
+        x = np.arange(1 << 16, dtype=np.uint16).view(np.float16).astype(np.float32)
+        x = np.concatenate([x, *((1 + part * 2.0**-12) * x for part in (-2, -1, 1, 2)), x + 2.0**-25, x + 2.0**-26])
+        np.testing.assert_array_equal(backend_of(np.ndarray).store(np, x, np.float16), x.astype(np.float16))
 
 
 @pytest.mark.parametrize("margin", [59.9, 60.1, 62.0])

@@ -268,6 +268,7 @@ def weighted(
         if position is not None:
             row = f"row {shape_text(position)}" if position else "the row"
             raise ValueError(f"labels: expected probabilities, finite and not negative, but {row} has another value")
+        wrong = None if backend.holds(xp, ~wrong) else wrong
     scale, divisor = scaled(context, like, dtype, lead, weight, total, wrong, denominator)
     return labels, class_weight, scale, divisor
 

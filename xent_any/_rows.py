@@ -182,15 +182,21 @@ class Softmax(NamedTuple):
 
 def pairwise_sum(xp: Any, a: Array) -> Array:
     """Sum over the last axis by halving: at most 2 log2(n) roundings, and the same bits for every memory layout."""
-    n, odd = a.shape[-1], None
-    if n == 0:
+    if a.shape[-1] == 0:
         return xp.sum(a, axis=-1)
-    while n > 1:
+    a, odd = halved(a, 1)
+    return a[..., 0] if odd is None else a[..., 0] + odd
+
+
+def halved(a: Array, most: int) -> tuple[Array, Array | None]:
+    """At most so many sums, whose sum is that over the last axis; and what else there is of it, (*lead)."""
+    n, odd = a.shape[-1], None
+    while n > most:
         if n % 2:
             odd = a[..., -1] if odd is None else odd + a[..., -1]
         n //= 2
         a = a[..., :n] + a[..., n : 2 * n]
-    return a[..., 0] if odd is None else a[..., 0] + odd
+    return a, odd
 
 
 def cast(xp: Any, a: Array, dtype: Any) -> Array:
@@ -287,12 +293,13 @@ def label_weight(xp: Any, options: Options, rows: Arrays, shared: Arrays) -> Arr
 def label_total(xp: Any, options: Options, rows: Arrays, shared: Arrays) -> Arrays:
     """Rows ``(probabilities,)``, shared ``(class_weight,)`` -> ``sum_c w_c q_c`` (*lead), NaN where a q_c is wrong."""
     (labels,), (w,) = rows, shared
-    q = options.backend.load(xp, labels, options.dtype)
-    total = options.backend.sum(xp, q if w is None else q * w)
-    valid = total < INF
-    if not options.backend.holds(xp, valid):
-        valid = xp.max(q, axis=-1) < INF
-    return (xp.where(valid & (xp.min(q, axis=-1) >= 0), total, NAN),)
+    backend = options.backend
+    q = backend.load(xp, labels, options.dtype)
+    total = backend.sum(xp, q if w is None else backend.multiplied(xp, q, w, q))
+    if 0 not in q.shape and backend.is_readable(q) and backend.holds(xp, (total < INF) & (xp.min(q) >= 0)):
+        return (total,)
+    is_right = (xp.max(q, axis=-1) < INF) & (xp.min(q, axis=-1) >= 0)
+    return (xp.where(is_right, total, NAN),)
 
 
 def target(xp: Any, options: Options, count: int, labels: Array, a: Array, w: Array | None) -> Target:
