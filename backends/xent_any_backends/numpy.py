@@ -78,9 +78,9 @@ class NumPy(Backend):
 
     def pick(self, xp: Any, a: Any, k: Any) -> Any:
         if a.ndim == 1:
-            return a.take(k)
+            return a[k]
         flat, positions = _places(a, k)
-        return flat.take(positions)
+        return flat[positions]
 
     def put(self, xp: Any, a: Any, k: Any, value: Any, *, owned: bool = False) -> Any:
         a = a if owned else a.copy(order="K")
@@ -427,10 +427,13 @@ def _last_axis_last(a: Any) -> Any:
 
 
 def _places(a: Any, k: Any) -> tuple[Any, Any]:
-    """The class k of each row of an array that `load` laid out, or that was computed from one: of what, and where."""
+    """The class k of each row of an array that `load` laid out, or that was computed from one: of which view, and where.
+
+    Such arrays are contiguous, the classes last or first.
+    """
     if a.flags.c_contiguous:
-        return a.reshape(-1, copy=False), _firsts(k.shape, a.shape[-1]) + k
-    return _last_axis_first(a).reshape(-1, copy=False), _firsts(k.shape, 1) + k * k.size
+        return a.ravel(), _firsts(k.shape, a.shape[-1]) + k
+    return _last_axis_first(a).ravel(), _firsts(k.shape, 1) + k * k.size
 
 
 @lru_cache(16)  # blocks are alike
