@@ -427,7 +427,7 @@ def _last_axis_last(a: Any) -> Any:
 
 
 def _places(a: Any, k: Any) -> tuple[Any, Any]:
-    """The class k of each row of an array that `load` laid out, or that was computed from one: of which view, and where.
+    """The class k of each row of an array that `load` laid out, or that was computed from one: of which view, where.
 
     Such arrays are contiguous, the classes last or first.
     """
