@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from xent_any import Backend, Piece, Task
-from xent_any._rows import LIFT, halved
+from xent_any._rows import LIFT, cast, halved
 
 
 class NumPy(Backend):
@@ -63,7 +63,7 @@ class NumPy(Backend):
             # For each number that float16 holds with fewer digits, NumPy raises a flag, which takes 67 ns. Those are
             # multiples of 2**-24 there, as numbers near 0.75 are in float32.
             a = np.where(np.abs(a) < 2.0**-14, (a + 0.75) - 0.75, a)
-        return super().store(xp, a, dtype)
+        return cast(xp, a, dtype)
 
     def top(self, xp: Any, x: Any) -> tuple[Any, Any]:
         if x.flags.c_contiguous:
@@ -85,14 +85,14 @@ class NumPy(Backend):
     def put(self, xp: Any, a: Any, k: Any, value: Any, *, owned: bool = False) -> Any:
         a = a if owned else a.copy(order="K")
         flat, positions = _places(a, k)
-        flat[positions] = value
+        flat.reshape(-1, copy=False)[positions] = value
         return a
 
     def lessen(self, xp: Any, a: Any, value: Any, k: Any = None) -> Any:
         if k is None:
             return np.subtract(a, value, out=a)
         flat, positions = _places(a, k)
-        flat[positions] -= value
+        flat.reshape(-1, copy=False)[positions] -= value
         return a
 
     def minus(self, xp: Any, x: Any, m: Any) -> Any:
@@ -116,6 +116,7 @@ class NumPy(Backend):
                 return e, self.sum(xp, np.subtract(e, rest, out=rest))
             k = self.winner(xp, x, np.zeros(x.shape[:-1], x.dtype) if m is None else m)
         flat, positions = _places(e, k)
+        flat = flat.reshape(-1, copy=False)
         flat[positions] = 0.0
         s = self.sum(xp, e)
         flat[positions] = 1.0
@@ -429,8 +430,8 @@ def _last_axis_last(a: Any) -> Any:
 def _places(a: Any, k: Any) -> tuple[Any, Any]:
     """The class k of each row of an array that `load` laid out, or that was computed from one: of what, and where."""
     if a.flags.c_contiguous:
-        return a.reshape(-1, copy=False), _firsts(k.shape, a.shape[-1]) + k
-    return _last_axis_first(a).reshape(-1, copy=False), _firsts(k.shape, 1) + k * k.size
+        return a, _firsts(k.shape, a.shape[-1]) + k
+    return _last_axis_first(a), _firsts(k.shape, 1) + k * k.size
 
 
 @lru_cache(16)  # blocks are alike
