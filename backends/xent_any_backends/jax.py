@@ -68,23 +68,36 @@ class JAX(Backend):
         return all(d.platform == "cpu" for d in array.devices())
 
     def top(self, xp: Any, x: Any) -> tuple[None, Any]:
-        if x.shape[-1] > PIECES:
-            return None, jnp.max(x, axis=-1)
-        return None, _tree(jnp.maximum, [x[..., i] for i in range(x.shape[-1])])
+        if x.shape[-1] <= PIECES:
+            return None, _tree(jnp.maximum, [x[..., i] for i in range(x.shape[-1])])
+        m = jnp.max(x, axis=-1)
+        lowest = m == -np.inf
+
+        def seen() -> Any:
+            return jnp.where(lowest & jnp.any(jnp.isnan(x), axis=-1), np.nan, m)
+
+        return None, _only_if(jnp.any(lowest), seen, m, x.size)
 
     def winner(self, xp: Any, x: Any, m: Any) -> Any:
         count = x.shape[-1]
         if count >= 1 << 24:
             return super().top(xp, x)[0]
         places = (1 + jnp.sign(self.minus(xp, x, m))) * jnp.arange(count, dtype=np.float32)
-        return jnp.max(places, axis=-1).astype(np.int32)
+        k = jnp.max(places, axis=-1)
+        return jnp.where(k < count, k, 0).astype(np.int32)
 
     def broken(self, xp: Any, x: Any, m: Any, rows: Any) -> Any:
         broken = super().broken(xp, x, m, rows)
         if rows is None:
             return broken
+
+        def has_nan() -> Any:
+            if x.shape[-1] > PIECES:
+                return jnp.any(jnp.isnan(x), axis=-1)
+            return _tree(operator.or_, [jnp.isnan(x[..., i]) for i in range(x.shape[-1])])
+
         # XLA's maximum on the CPU may lose NaN. To look for it is another pass over the logits.
-        return _only_if(jnp.any(rows), lambda: broken | (rows & jnp.any(jnp.isnan(x), axis=-1)), broken, x.size)
+        return _only_if(jnp.any(rows), lambda: broken | (rows & has_nan()), broken, x.size)
 
     def pick(self, xp: Any, a: Any, k: Any) -> Any:
         return a[k] if a.ndim == 1 else jnp.take_along_axis(a, k[..., None], axis=-1)[..., 0]
@@ -98,19 +111,24 @@ class JAX(Backend):
         return jnp.where(jnp.arange(count) < jnp.where(rows, 0, count)[..., None], a, 0)
 
     def others(self, xp: Any, x: Any, k: Any, m: Any, *, keep: bool) -> tuple[Any, Any]:
-        if keep:
-            e = self.exp(xp, x, m)
-            return e, _sum_but_one(e)
-        return None, _sum_but_one(x, lambda x: self.exp(xp, x, m))
+        m = jnp.zeros_like(x[..., 0]) if m is None else m
+
+        def exp(x: Any) -> Any:
+            # 1 at the maximum, also where XLA computes x again with the difference, and rounds both at once
+            return jnp.where(x == m[..., None], 1.0, self.exp(xp, x, m))
+
+        return (e := exp(x), _sum_but_one(e)) if keep else (None, _sum_but_one(x, exp))
 
     def exponentials(self, xp: Any, x: Any, masked: Any, k: Any, m: Any, *, keep: bool) -> tuple[Any, Any, Any]:
         e, s = self.others(xp, self.zeroed(xp, x, masked) if keep and masked is not None else x, k, m, keep=keep)
         s = s if masked is None else jnp.where(masked, x.shape[-1] - 1, s)
         is_near = are_near(s, x.shape[-1])
 
+        def exp(x: Any) -> Any:
+            return jnp.where(x == m[..., None], LIFT * LIFT, jnp.square(LIFT * self.exp(xp, x, m, 0.5)))
+
         def lifted() -> Any:  # a sum of terms that XLA on the CPU flushes to 0
-            lifted = _sum_but_one(x, lambda x: jnp.square(LIFT * self.exp(xp, x, m, 0.5)), LIFT * LIFT)
-            return jnp.where(is_near, s, lifted / LIFT / LIFT)
+            return jnp.where(is_near, s, _sum_but_one(x, exp, LIFT * LIFT) / LIFT / LIFT)
 
         return e, _only_if(jnp.any(~is_near), lifted, s, x.size), None
 
