@@ -67,57 +67,68 @@ class JAX(Backend):
             return False
         return all(d.platform == "cpu" for d in array.devices())
 
-    def top(self, xp: Any, x: Any) -> tuple[Any, Any]:
-        k = _argmax(lax.stop_gradient(x))
-        return k, self.pick(xp, x, k)
+    def top(self, xp: Any, x: Any) -> tuple[None, Any]:
+        if x.shape[-1] <= PIECES:
+            return None, _tree(jnp.maximum, [x[..., i] for i in range(x.shape[-1])])
+        m = jnp.max(x, axis=-1)
+        lowest = m == -np.inf
+
+        def seen() -> Any:
+            return jnp.where(lowest & jnp.any(jnp.isnan(x), axis=-1), np.nan, m)
+
+        return None, _only_if(jnp.any(lowest), seen, m, x.size)
+
+    def winner(self, xp: Any, x: Any, m: Any) -> Any:
+        count = x.shape[-1]
+        if count >= 1 << 24:
+            return super().top(xp, x)[0]
+        places = (1 + jnp.sign(self.minus(xp, x, m))) * jnp.arange(count, dtype=np.float32)
+        k = jnp.max(places, axis=-1)
+        return jnp.where(k < count, k, 0).astype(np.int32)
 
     def broken(self, xp: Any, x: Any, m: Any, rows: Any) -> Any:
         broken = super().broken(xp, x, m, rows)
         if rows is None:
             return broken
+
+        def has_nan() -> Any:
+            if x.shape[-1] > PIECES:
+                return jnp.any(jnp.isnan(x), axis=-1)
+            return _tree(operator.or_, [jnp.isnan(x[..., i]) for i in range(x.shape[-1])])
+
         # XLA's maximum on the CPU may lose NaN. To look for it is another pass over the logits.
-        return _only_if(jnp.any(rows), lambda: broken | (rows & jnp.any(jnp.isnan(x), axis=-1)), broken, x.size)
+        return _only_if(jnp.any(rows), lambda: broken | (rows & has_nan()), broken, x.size)
 
     def pick(self, xp: Any, a: Any, k: Any) -> Any:
         return a[k] if a.ndim == 1 else jnp.take_along_axis(a, k[..., None], axis=-1)[..., 0]
 
     def zeroed(self, xp: Any, a: Any, rows: Any) -> Any:
         count = a.shape[-1]
-        if count > FEW:
+        if count > PIECES:
             return super().zeroed(xp, a, rows)
         # Comparing classes is a vector operation even if they are few, repeating a condition is not: 0.5 and 3.1 ms of
         # 65536 x 10. At 50 classes it is the better one.
         return jnp.where(jnp.arange(count) < jnp.where(rows, 0, count)[..., None], a, 0)
 
     def others(self, xp: Any, x: Any, k: Any, m: Any, *, keep: bool) -> tuple[Any, Any]:
-        m = jnp.zeros_like(k, dtype=x.dtype) if m is None else m
-        if keep:
-            # XLA holds them where the gradient will be, and adds up what it holds at full speed. To compute them twice,
-            # first for the sum alone, took 9 ms instead of 5 for loss and gradient of 8192 x 1000 (2 cores).
-            rest = self.put(xp, self.exp(xp, x, m), k, 0.0)
-            return self.put(xp, rest, k, 1.0), self.sum(xp, rest)
-        return None, self._sum_but_one(xp, x, k, m, jnp.exp)
+        m = jnp.zeros_like(x[..., 0]) if m is None else m
 
-    def _sum_but_one(self, xp: Any, x: Any, k: Any, m: Any, f: Any) -> Any:
-        """The sum of ``f(x - m)`` over the classes other than k, none of which is held."""
-        count = x.shape[-1]
-        if count <= FEW:
-            return _added_up([jnp.where(k == i, 0.0, f(x[..., i] - m)) for i in range(count)])
-        width = _width(count)
-        at = k // width
-        sums = self.put(xp, _windows(f(self.minus(xp, x, m)), 0, lax.add, width), at, 0.0)
-        near, classes = _window(x, at, width)
-        counts = (classes != k[..., None]) & (classes >= (at * width)[..., None])
-        return jnp.sum(sums, axis=-1) + jnp.sum(jnp.where(counts, f(self.minus(xp, near, m)), 0.0), axis=-1)
+        def exp(x: Any) -> Any:
+            # 1 at the maximum, also where XLA computes x again with the difference, and rounds both at once
+            return jnp.where(x == m[..., None], 1.0, self.exp(xp, x, m))
+
+        return (e := exp(x), _sum_but_one(e)) if keep else (None, _sum_but_one(x, exp))
 
     def exponentials(self, xp: Any, x: Any, masked: Any, k: Any, m: Any, *, keep: bool) -> tuple[Any, Any, Any]:
         e, s = self.others(xp, self.zeroed(xp, x, masked) if keep and masked is not None else x, k, m, keep=keep)
         s = s if masked is None else jnp.where(masked, x.shape[-1] - 1, s)
         is_near = are_near(s, x.shape[-1])
 
+        def exp(x: Any) -> Any:
+            return jnp.where(x == m[..., None], LIFT * LIFT, jnp.square(LIFT * self.exp(xp, x, m, 0.5)))
+
         def lifted() -> Any:  # a sum of terms that XLA on the CPU flushes to 0
-            lifted = self._sum_but_one(xp, x, k, m, lambda d: jnp.square(LIFT * jnp.exp(0.5 * d)))
-            return jnp.where(is_near, s, lifted / LIFT / LIFT)
+            return jnp.where(is_near, s, _sum_but_one(x, exp, LIFT * LIFT) / LIFT / LIFT)
 
         return e, _only_if(jnp.any(~is_near), lifted, s, x.size), None
 
@@ -160,19 +171,11 @@ class JAX(Backend):
         return totals, results
 
 
-# On the CPU, XLA fuses a reduction with what it reduces, at full speed, if that is arithmetic and not a selection, and
-# if rows are neither short nor long (65 ms instead of 11 for sums of exponentials of 512 x 50257); but always, where it
-# is over windows of neighbours. One with a function of its own, as `_top_two` has, is fused but not vectorised.
-
-FEW = 32
-"""So many classes are not divided into windows."""
+PIECES = 32
+"""At most so many classes are computed one by one; more are cut into so many pieces."""
 
 SMALL = 1 << 14
 """So few elements take less time than a conditional branch: 20 us for the loss of 32 x 10."""
-
-WIDTH = 128
-"""At most about so many neighbours are a window: maxima and sums of exponentials of 1024 x 32000 took 11.7 ms by 25,
-9.7 by 128."""
 
 
 def _only_if(condition: Any, rarely: Any, usual: Any, size: int) -> Any:
@@ -180,43 +183,32 @@ def _only_if(condition: Any, rarely: Any, usual: Any, size: int) -> Any:
     return lax.cond(condition, rarely, lambda: usual) if size > SMALL else rarely()
 
 
-def _added_up(terms: list[Any]) -> Any:
+def _tree(function: Any, terms: list[Any]) -> Any:
     while len(terms) > 1:
-        terms = [*map(operator.add, terms[::2], terms[1::2]), *terms[len(terms) // 2 * 2 :]]
+        terms = [*map(function, terms[::2], terms[1::2]), *terms[len(terms) // 2 * 2 :]]
     return terms[0]
 
 
-def _windows(x: Any, start: float, reduce: Any, width: int) -> Any:
-    """Reductions of each `width` neighbours on the last axis, the last of perhaps fewer."""
-    ones = (1,) * (x.ndim - 1)
-    padding = ((0, 0),) * (x.ndim - 1) + ((0, -x.shape[-1] % width),)
-    return lax.reduce_window(x, np.asarray(start, x.dtype), reduce, (*ones, width), (*ones, width), padding)
-
-
-def _width(count: int) -> int:
-    """A width of windows, perhaps one that divides `count`."""
-    near = min(WIDTH, math.isqrt(count) + 1)
-    widths = (w for w in range(near * 3 // 4, near * 5 // 4 + 1) if count % w == 0)
-    return min(widths, key=lambda w: abs(w - near), default=near)
-
-
-def _window(x: Any, i: Any, width: int) -> tuple[Any, Any]:
-    """The window i (*lead) of each row of x (*lead, C), and its places; the last begins early enough to be whole."""
-    starts = jnp.minimum(i * width, x.shape[-1] - width)
-    cut = functools.partial(lax.dynamic_slice_in_dim, slice_size=width)
-    for _ in starts.shape:  # rows by slices, which take XLA a quarter of the time of `take_along_axis`
-        cut = jax.vmap(cut)
-    return cut(x, starts), starts[..., None] + jnp.arange(width)
-
-
-def _argmax(x: Any) -> Any:
-    """A place of the maximum on the last axis; of windows first, then in one window."""
+def _sum_but_one(x: Any, f: Any = None, one: float = 1.0) -> Any:
+    """The sum of f(x) on the last axis but for one element that is `one`, a power of 2 and the largest."""
     count = x.shape[-1]
-    if count <= FEW:
-        return jnp.argmax(x, axis=-1).astype(np.int32)
-    width = _width(count)
-    window, places = _window(x, _argmax(_windows(x, -np.inf, lax.max, width)), width)
-    return places[..., 0] + _argmax(window)
+    width = 1 if count <= PIECES else -(-count // (8 * PIECES)) * 8
+    pieces = [x[..., i : i + width] for i in range(0, count, width)]
+    if count % width:
+        padding = [(0, 0)] * (x.ndim - 1) + [(0, width - count % width)]
+        pieces[-1] = jnp.pad(pieces[-1], padding, constant_values=0 if f is None else -np.inf)
+    terms = pieces if f is None else [f(piece) for piece in pieces]
+    ones = [one * jnp.floor(t / one) for t in terms]
+    rest, ones = _tree(operator.add, [*map(operator.sub, terms, ones)]), _tree(operator.add, ones)
+    if width == 1:
+        return (rest + (ones - one))[..., 0]
+    tiny = jnp.finfo(rest.dtype).tiny
+    signed = jnp.where(ones > 0, -(rest + (ones - one) + tiny), rest + tiny)
+    return _total(jnp.abs(signed)) + one * (0.5 * (width - _total(jnp.sign(signed))) - 1)
+
+
+def _total(x: Any) -> Any:
+    return lax.reduce(x, np.asarray(-0.0, x.dtype), lambda a, b: a + b, (x.ndim - 1,))
 
 
 def _symmetric(task: Task) -> Any:
