@@ -81,7 +81,7 @@ class JAX(Backend):
     def winner(self, xp: Any, x: Any, m: Any) -> Any:
         count = x.shape[-1]
         if count >= 1 << 24:
-            return super().top(xp, x)[0]
+            return super().winner(xp, x, m)
         places = (1 + jnp.sign(self.minus(xp, x, m))) * jnp.arange(count, dtype=np.float32)
         k = jnp.max(places, axis=-1)
         return jnp.where(k < count, k, 0).astype(np.int32)
@@ -119,9 +119,9 @@ class JAX(Backend):
 
         return (e := exp(x), _sum_but_one(e)) if keep else (None, _sum_but_one(x, exp))
 
-    def exponentials(self, xp: Any, x: Any, masked: Any, k: Any, m: Any, *, keep: bool) -> tuple[Any, Any, Any]:
-        e, s = self.others(xp, self.zeroed(xp, x, masked) if keep and masked is not None else x, k, m, keep=keep)
-        s = s if masked is None else jnp.where(masked, x.shape[-1] - 1, s)
+    def exponentials(self, xp: Any, x: Any, broken: Any, k: Any, m: Any, *, keep: bool) -> tuple[Any, Any, Any]:
+        e, s = self.others(xp, self.zeroed(xp, x, broken) if keep and broken is not None else x, k, m, keep=keep)
+        s = s if broken is None else jnp.where(broken, x.shape[-1] - 1, s)
         is_near = are_near(s, x.shape[-1])
 
         def exp(x: Any) -> Any:
@@ -202,7 +202,7 @@ def _sum_but_one(x: Any, f: Any = None, one: float = 1.0) -> Any:
     rest, ones = _tree(operator.add, [*map(operator.sub, terms, ones)]), _tree(operator.add, ones)
     if width == 1:
         return (rest + (ones - one))[..., 0]
-    tiny = jnp.finfo(rest.dtype).tiny
+    tiny = float(np.finfo(rest.dtype).tiny)
     signed = jnp.where(ones > 0, -(rest + (ones - one) + tiny), rest + tiny)
     return _total(jnp.abs(signed)) + one * (0.5 * (width - _total(jnp.sign(signed))) - 1)
 
