@@ -274,3 +274,21 @@ def test_sharded_logits(axis_type, specs):
         env=environment,
     )
     assert done.stdout.strip() == "as on one device", done.stderr[-3000:]
+
+
+@pytest.mark.parametrize("classes", [10, 1000])
+def test_logits_that_are_computed_again_with_the_difference(classes):
+    """A product less the maximum may be rounded once, and is not 0 at the maximum then; a loss of 1e-7 hangs on it."""
+    y = jnp.arange(300) % classes
+    factor = jax.random.normal(jax.random.key(0), (300, classes), jnp.float32).at[jnp.arange(300), y].set(30)
+
+    def losses(factor):
+        return xent_any.cross_entropy(factor * 0.7, y, reduction="none")
+
+    expected = jax.vjp(losses, factor)[0]  # operation by operation
+    np.testing.assert_allclose(jax.jit(losses)(factor), expected, rtol=1e-5)
+    np.testing.assert_allclose(jax.jit(lambda factor: jax.vjp(losses, factor)[0])(factor), expected, rtol=1e-5)
+    value, gradient = jax.jit(jax.value_and_grad(lambda factor: losses(factor).sum()))(factor)
+    np.testing.assert_allclose(value, expected.sum(), rtol=1e-5)
+    at_label = gradient[jnp.arange(300), y]
+    np.testing.assert_allclose(at_label, 0.7 * jnp.expm1(-expected), rtol=1e-5)
