@@ -112,22 +112,20 @@ class JAX(Backend):
         if m is None or not keep:  # the sum alone need not wait for what the labels make of m
             m = _max(x)
 
-        def exp(x: Any) -> Any:
-            # 1 at the maximum, also where XLA computes x again with the difference, and rounds both at once
-            return jnp.where(x == m[..., None], 1.0, self.exp(xp, x, m))
-
-        return (e := exp(x), _sum_but_one(e)) if keep else (None, _sum_but_one(x, exp))
+        if not keep:
+            return None, _sum_but_one(x, m, lambda x: self.exp(xp, x, m))
+        # 1 at the maximum, also where XLA computes x again with the difference, and rounds both at once
+        e = jnp.where(x == m[..., None], 1.0, self.exp(xp, x, m))
+        return e, _sum_but_one(e, jnp.ones_like(m))
 
     def exponentials(self, xp: Any, x: Any, broken: Any, k: Any, m: Any, *, keep: bool) -> tuple[Any, Any, Any]:
         e, s = self.others(xp, self.zeroed(xp, x, broken) if keep and broken is not None else x, k, m, keep=keep)
         s = s if broken is None else jnp.where(broken, x.shape[-1] - 1, s)
         is_near = are_near(s, x.shape[-1])
 
-        def exp(x: Any) -> Any:
-            return jnp.where(x == m[..., None], LIFT * LIFT, jnp.square(LIFT * self.exp(xp, x, m, 0.5)))
-
         def lifted() -> Any:  # a sum of terms that XLA on the CPU flushes to 0
-            return jnp.where(is_near, s, _sum_but_one(x, exp, LIFT * LIFT) / LIFT / LIFT)
+            lifted = _sum_but_one(x, m, lambda x: jnp.square(LIFT * self.exp(xp, x, m, 0.5)), LIFT * LIFT)
+            return jnp.where(is_near, s, lifted / LIFT / LIFT)
 
         return e, _only_if(jnp.any(~is_near), lifted, s, x.size), None
 
@@ -211,11 +209,13 @@ def _pieces(x: Any, rest: float) -> list[Any]:
     return pieces
 
 
-def _sum_but_one(x: Any, f: Any = None, one: float = 1.0) -> Any:
-    """The sum of f(x) on the last axis but for one element that is `one`, a power of 2 and the largest of f(x)."""
-    terms = _pieces(x, 0) if f is None else [f(piece) for piece in _pieces(x, -np.inf)]
-    ones = [one * jnp.floor(t / one) for t in terms]
-    rest, ones = _tree(operator.add, [*map(operator.sub, terms, ones)]), _tree(operator.add, ones)
+def _sum_but_one(x: Any, m: Any, f: Any = None, one: float = 1.0) -> Any:
+    """The sum of x, or f(x), on the last axis but for one of the elements that equal m, where it is `one`."""
+    pieces = _pieces(x, 0.0 if f is None else -np.inf)
+    terms = pieces if f is None else map(f, pieces)
+    highest = [piece == m[..., None] for piece in pieces]
+    rest = _tree(operator.add, [jnp.where(h, 0.0, t) for h, t in zip(highest, terms, strict=True)])
+    ones = _tree(operator.add, [jnp.where(h, one, jnp.zeros_like(rest)) for h in highest])
     width = rest.shape[-1]
     if width == 1:
         return (rest + (ones - one))[..., 0]
