@@ -380,7 +380,7 @@ def test_peak_memory_is_that_of_each_contestant(monkeypatch):
         return {"results": made_up()["cases"][0]["results"], "missing": {}}
 
     monkeypatch.setattr(_run, "work", work)
-    (case,) = _run.run(_run.Plan([PROBLEM], threads=["1"], memory=True))["cases"]
+    (case,) = _run.run(_run.Plan([PROBLEM], threads=["1"], memory=[PROBLEM]))["cases"]
     assert all(r.get("peak_bytes") == (len(r["key"]) if r["status"] == "timed" else None) for r in case["results"])
 
 
@@ -391,7 +391,7 @@ def test_a_failure_to_measure_memory_is_said(monkeypatch):
         return {"results": [row("cross_entropy", "xent-any", "numpy", LOSS, 1.0)], "missing": {}}
 
     monkeypatch.setattr(_run, "work", work)
-    record = _run.run(_run.Plan([PROBLEM], threads=["1"], memory=True))
+    record = _run.run(_run.Plan([PROBLEM], threads=["1"], memory=[PROBLEM]))
     assert _summary.wrong(record) == [
         "6x5, float32, index labels, 1 thread: memory of loss: numpy: xent-any cross_entropy: killed"
     ]

@@ -13,15 +13,18 @@ from ._run import Plan, Record, run
 from .contestants import LIBRARIES
 
 
-def problems(options: argparse.Namespace) -> list[Problem]:
-    """What is asked for; in full also each other dtype, and each other kind of labels, on some of the shapes."""
+def problems(options: argparse.Namespace) -> tuple[list[Problem], list[Problem]]:
+    """What is asked for; and with it each other dtype, and each other kind of labels, on some of the shapes."""
     shapes = options.shapes or SHAPES
-    wanted = list(product(options.dtypes, options.labels, shapes))
-    if options.full:
-        some = [shape for shape in shapes if shape in SOME or options.shapes]
-        wanted += [(dtype, "index", shape) for dtype in DTYPES for shape in some]
-        wanted += [("float32", option, shape) for option in OPTIONS for shape in some]
-    return [Problem(shape, dtype, option, options.device) for dtype, option, shape in dict.fromkeys(wanted)]
+    some = [shape for shape in shapes if shape in SOME or options.shapes]
+    asked = list(product(options.dtypes, options.labels, shapes))
+    others = [(dtype, "index", shape) for dtype in DTYPES for shape in some]
+    others += [("float32", option, shape) for option in OPTIONS for shape in some]
+    found = [
+        [Problem(shape, dtype, option, options.device) for dtype, option, shape in dict.fromkeys(wanted)]
+        for wanted in (asked, [*asked, *others])
+    ]
+    return found[0], found[1]
 
 
 def main(options: argparse.Namespace, command: str) -> int:
@@ -42,13 +45,14 @@ def main(options: argparse.Namespace, command: str) -> int:
     if options.record:
         record: Record = json.loads(options.record.read_text(encoding="utf-8"))
     else:
+        asked, with_others = problems(options)
         plan = Plan(
-            problems(options),
+            with_others if options.others or options.full else asked,
             threads=options.threads if options.device == "cpu" else ["all"],
             libraries=options.libraries,
             seconds=options.seconds,
-            memory=options.memory or options.full,
-            growth=options.full,
+            memory=asked if options.memory or options.full else (),
+            growth=options.growth or options.full,
             command=command,
         )
         with console.status("starting") as status:

@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
@@ -39,8 +39,8 @@ class Plan(NamedTuple):
         Only these libraries, and ours on their arrays; by default all.
     seconds : float
         The time that each contestant may use for one problem.
-    memory : bool
-        Whether peak memory is measured as well: a process for each contestant and problem, with the last of `threads`.
+    memory : collection of Problem
+        Those whose peak memory is measured as well: a process for each contestant, with the last of `threads`.
     growth : bool
         Whether sizes that double are timed as well, with the last of `threads`, by all but what is compiled by PyTorch,
         which takes longest to prepare.
@@ -52,7 +52,7 @@ class Plan(NamedTuple):
     threads: Sequence[str] = ("1", "all")
     libraries: Sequence[str] = ()
     seconds: float = 0.5
-    memory: bool = False
+    memory: Collection[Problem] = ()
     growth: bool = False
     command: str = ""
 
@@ -107,7 +107,7 @@ def run(plan: Plan, tell: Tell = lambda text: None, save: Callable[[Record], Non
 
     for problem in plan.problems:
         of_problem = [timed(problem, threads) for threads in counts]
-        if plan.memory:
+        if problem in plan.memory:
             _add_memory(problem, of_problem, tell)
         cases.extend(of_problem)
         save(record())
