@@ -599,8 +599,8 @@ broken(DERIVATIVES, "jax")(
 )
 broken(NUMPY, quick=False)(
     "rows of few classes read as if they were laid out one after another",
-    "return flat.take(positions)",
-    "return a.ravel().take(positions)",
+    "return flat[positions]",
+    "return a.ravel()[positions]",
     by="contract.dtypes.in-blocks",
 )
 broken(NUMPY, quick=False)(
