@@ -483,6 +483,29 @@ def test_a_compiled_gradient_is_laid_out_like_the_logits():
         torch.testing.assert_close((loss, g), expected, rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.filterwarnings(
+    "ignore:<class 'torch.autograd.function.Function'> should not be:DeprecationWarning"
+)  # Dynamo
+def test_compiled_gradients_of_rows_that_are_not_finite():
+    torch._dynamo.reset()
+    x = torch.tensor([[0.0, NAN, 1.0], [-INF, -INF, -INF], [INF, 0.0, 0.0], [0.0, NAN, 0.0]])
+    y = torch.tensor([0, 1, 1, -100])
+    expected = torch.tensor([NAN, NAN, NAN, 0.0])[:, None].expand(4, 3)
+
+    def batched(x, y):
+        return vmap(grad(lambda x, y: cross_entropy(x, y, reduction="sum")))(x, y)
+
+    def summed(x, y):
+        return grad(lambda x: cross_entropy(x, y, reduction="sum"))(x)
+
+    def returned(x, y):
+        return cross_entropy_value_and_grad(x, y, reduction="sum")[1]
+
+    for function in (batched, summed, returned):
+        compiled = torch.compile(function, fullgraph=True, backend="aot_eager")
+        torch.testing.assert_close(compiled(x, y), expected, equal_nan=True)
+
+
 STEP = """
 import torch, xent_any
 

@@ -22,6 +22,19 @@ def test_one_class_with_z_loss():
     np.testing.assert_allclose(grad, [[2 * 1e-3 * 1.5 * 2.7]])
 
 
+@pytest.mark.parametrize("library", ["numpy", "torch", "jax"])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_one_class_in_an_ignored_row(library, value):
+    backend = require(library)
+    arrays = (
+        backend.asarray(a, str(a.dtype), backend.devices()[0])
+        for a in (np.asarray([[value], [1.0]]), np.asarray([-100, 0]))
+    )
+    loss, grad = cross_entropy_value_and_grad(*arrays, reduction="none")
+    np.testing.assert_array_equal(backend.to_numpy(loss), [0, 0])
+    np.testing.assert_array_equal(backend.to_numpy(grad), [[0], [0]])
+
+
 @pytest.mark.parametrize("shape", [(0, 100), (3, 0, 100), (0, 3, 100), (0, 5)])
 def test_no_rows(shape):
     x, labels = np.zeros(shape), np.zeros(shape[:-1], dtype=int)

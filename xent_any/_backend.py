@@ -302,6 +302,13 @@ class Backend:
         """
         return ~xp.isfinite(m)
 
+    def as_zeros(self, broken: Array, masked: Array | None) -> Array | None:
+        """Which `broken` rows `exponentials` takes for zeros: those that are `masked`, or more of them.
+
+        What it returns of the others is made NaN; derivatives through the kernel are, unless the row was zeros.
+        """
+        return masked
+
     def pick(self, xp: Any, a: Array, k: Array) -> Array:
         """The element of each row of `a`, (*lead, C) or (C,), at the class `k` (*lead)."""
         return xp.sum(xp.where(self.arange(xp, a, a.shape[-1]) == k[..., None], a, 0.0), axis=-1)
@@ -351,13 +358,13 @@ class Backend:
         return roots, self.sum(xp, xp.where(highest, 0.0, xp.square(LIFT * roots))) + LIFT * LIFT * (count - 1)
 
     def exponentials(
-        self, xp: Any, x: Array, broken: Array | None, k: Array | None, m: Array, *, keep: bool
+        self, xp: Any, x: Array, zeros: Array | None, k: Array | None, m: Array, *, keep: bool
     ) -> tuple[Array, Array, Array | None]:
         """`others` of rows that may be won by far: its results over the square of `root`, and that (*lead).
 
-        None for `root`, if it is 1 everywhere. Of rows `broken` (*lead), whose m is 0, the logits are taken for zeros.
+        None for `root`, if it is 1 everywhere. Of rows `zeros` (*lead), whose m is 0, the logits are taken for zeros.
         """
-        x = x if broken is None else self.zeroed(xp, x, broken)
+        x = x if zeros is None else self.zeroed(xp, x, zeros)
         roots, lifted = self.roots(xp, x, k, m)
         if not self.is_readable(x):
             s, root = lowered(xp, lifted, x.shape[-1])

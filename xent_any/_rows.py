@@ -57,6 +57,7 @@ class Primitives(Protocol):
     def top(self, xp: Any, x: Array) -> tuple[Array | None, Array]: ...
     def winner(self, xp: Any, x: Array, m: Array) -> Array: ...
     def broken(self, xp: Any, x: Array, m: Array, rows: Array | None) -> Array: ...
+    def as_zeros(self, broken: Array, masked: Array | None) -> Array | None: ...
     def pick(self, xp: Any, a: Array, k: Array) -> Array: ...
     def put(self, xp: Any, a: Array, k: Array, value: Array | float, *, owned: bool = False) -> Array: ...
     def zeroed(self, xp: Any, a: Array, rows: Array) -> Array: ...
@@ -65,7 +66,7 @@ class Primitives(Protocol):
     def exp(self, xp: Any, x: Array, m: Array | None, times: float = 1.0) -> Array: ...
     def others(self, xp: Any, x: Array, k: Array | None, m: Array | None, *, keep: bool) -> tuple[Array, Array]: ...
     def exponentials(
-        self, xp: Any, x: Array, broken: Array | None, k: Array | None, m: Array, *, keep: bool
+        self, xp: Any, x: Array, zeros: Array | None, k: Array | None, m: Array, *, keep: bool
     ) -> tuple[Array, Array, Array | None]: ...
     def roots(self, xp: Any, x: Array, k: Array | None, m: Array) -> tuple[Array, Array]: ...
     def scaled(self, xp: Any, a: Array, c: Array) -> Array: ...
@@ -220,10 +221,10 @@ def finite(
 
 
 def lost(xp: Any, a: Array, broken: Array | None, masked: Array | None) -> Array:
-    """`a` (*lead) with NaN in rows that are broken and not masked."""
+    """`a` (*lead) with NaN, as its derivative is then, in rows that are broken and not masked."""
     if broken is None:
         return a
-    return xp.where(broken if masked is None else broken & ~masked, NAN, a)
+    return a * xp.where(broken if masked is None else broken & ~masked, NAN, xp.ones_like(a))
 
 
 def unbroken(xp: Any, options: Options, x: Array, masked: Array | None) -> Array:
@@ -257,8 +258,8 @@ def softmax_state(
 
     def far() -> Arrays:
         m, broken, masked = finite(xp, options, x, highest, None if uncounted is None else uncounted())
-        # As zeros in all broken rows, counted or not: compilers would ask anew at each logit whether its row counts.
-        e, others, root = backend.exponentials(xp, x, broken, k, m, keep=keep)
+        zeros = None if broken is None else backend.as_zeros(broken, masked)
+        e, others, root = backend.exponentials(xp, x, zeros, k, m, keep=keep)
         m, others = lost(xp, m, broken, masked), lost(xp, others, broken, masked)
         return _state(k, m, e, others, root)._replace(top=highest), masked
 
@@ -659,9 +660,8 @@ def nll(xp: Any, options: Options, rows: Arrays, shared: Arrays) -> Arrays:
     goal = target(xp, options, x.shape[-1], labels, a, w)
     unused = uncounted(options, goal, a)
     _, m = options.backend.top(xp, x)
-    m, broken, masked = finite(xp, options, x, m, unused)
-    zero = xp.where(options.backend.broken(xp, x, m, ~unused), NAN, xp.zeros_like(a))
-    zero = lost(xp, zero, broken, masked)
+    *_, masked = finite(xp, options, x, m, unused)
+    zero = lost(xp, xp.zeros_like(a), options.backend.broken(xp, x, m, ~unused), masked)
     share = goal.share(xp, options, a, x)
     return (_missed(xp, options, goal, a, share, zero, x, _at_label(xp, options, goal, x, masked), masked),)
 

@@ -118,10 +118,11 @@ class JAX(Backend):
         e = jnp.where(x == m[..., None], 1.0, self.exp(xp, x, m))
         return e, _sum_but_one(e, jnp.ones_like(m))
 
-    def exponentials(self, xp: Any, x: Any, broken: Any, k: Any, m: Any, *, keep: bool) -> tuple[Any, Any, Any]:
-        e, s = self.others(xp, self.zeroed(xp, x, broken) if keep and broken is not None else x, k, m, keep=keep)
-        s = s if broken is None else jnp.where(broken, x.shape[-1] - 1, s)
+    def exponentials(self, xp: Any, x: Any, zeros: Any, k: Any, m: Any, *, keep: bool) -> tuple[Any, Any, Any]:
+        e, s = self.others(xp, self.zeroed(xp, x, zeros) if keep and zeros is not None else x, k, m, keep=keep)
         is_near = are_near(s, x.shape[-1])
+        if zeros is not None:
+            s, is_near = jnp.where(zeros, x.shape[-1] - 1, s), is_near | zeros
 
         def lifted() -> Any:  # a sum of terms that XLA on the CPU flushes to 0
             lifted = _sum_but_one(x, m, lambda x: jnp.square(LIFT * self.exp(xp, x, m, 0.5)), LIFT * LIFT)

@@ -127,10 +127,10 @@ class NumPy(Backend):
         lifted = self.put(xp, np.multiply(lifted, lifted, out=lifted), k, 0.0, owned=True)
         return roots, self.sum(xp, lifted)
 
-    def exponentials(self, xp: Any, x: Any, broken: Any, k: Any, m: Any, *, keep: bool) -> tuple[Any, Any, Any]:
+    def exponentials(self, xp: Any, x: Any, zeros: Any, k: Any, m: Any, *, keep: bool) -> tuple[Any, Any, Any]:
         # Rows that are not finite have no class that is 1, for others that have two.
         k = self.winner(xp, x, m) if k is None else k
-        return super().exponentials(xp, x, broken, k, m, keep=keep)
+        return super().exponentials(xp, x, zeros, k, m, keep=keep)
 
     def _others_by_blocks(self, x: Any, k: Any, m: Any, step: int, keep: bool) -> tuple[Any, Any]:
         """Of a row that is longer than a block, and alone in it."""

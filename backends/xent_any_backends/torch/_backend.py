@@ -102,14 +102,19 @@ class Torch(Backend):
             return super().lessen(xp, a, value, k)
         return self.put(xp, a, k, self.pick(xp, a, k) - value)  # scatter_add is not deterministic on CUDA
 
-    def exponentials(self, xp: Any, x: Any, broken: Any, k: Any, m: Any, *, keep: bool) -> tuple[Any, Any, Any]:
-        found: tuple[Any, Any, Any] = super().exponentials(xp, x, broken, k, m, keep=keep)
+    def as_zeros(self, broken: Any, masked: Any) -> Any:
+        if not torch.compiler.is_compiling() or _is_transforming():
+            return masked
+        return broken  # of one condition on m; Inductor would ask anew at each logit whether its row counts
+
+    def exponentials(self, xp: Any, x: Any, zeros: Any, k: Any, m: Any, *, keep: bool) -> tuple[Any, Any, Any]:
+        found: tuple[Any, Any, Any] = super().exponentials(xp, x, zeros, k, m, keep=keep)
         if not (keep and torch.compiler.is_compiling()):
             return found
         # The same bits, by operations that no compiler finds to be the same: Inductor would hold exponentials that are
         # used twice, for the sum and here, which takes longer than to compute them again.
         _, others, root = found
-        x = x if broken is None else self.zeroed(xp, x, broken)
+        x = x if zeros is None else self.zeroed(xp, x, zeros)
         return torch.square(torch.exp(0.5 * x - 0.5 * m[..., None]) / root[..., None]), others, root
 
     def sum(self, xp: Any, a: Any) -> Any:
@@ -444,8 +449,14 @@ def _may_attach() -> bool:
     return kinds.count(TransformType.Jvp) < 2
 
 
+def _is_transforming() -> bool:
+    """Whether a transform of torch.func is active."""
+    return bool(get_interpreter_stack())
+
+
 # What torch.compiler.assume_constant_result does after importing the compiler, which takes seconds.
 _may_attach._dynamo_marked_constant = True  # type: ignore[attr-defined]
+_is_transforming._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 class _Compiled(torch.autograd.Function):
