@@ -120,9 +120,9 @@ class JAX(Backend):
 
     def exponentials(self, xp: Any, x: Any, zeros: Any, k: Any, m: Any, *, keep: bool) -> tuple[Any, Any, Any]:
         e, s = self.others(xp, self.zeroed(xp, x, zeros) if keep and zeros is not None else x, k, m, keep=keep)
+        s = s if zeros is None else jnp.where(zeros, x.shape[-1] - 1, s)
         is_near = are_near(s, x.shape[-1])
-        if zeros is not None:
-            s, is_near = jnp.where(zeros, x.shape[-1] - 1, s), is_near | zeros
+        is_near = is_near if zeros is None else is_near | zeros  # of one class there is no other
 
         def lifted() -> Any:  # a sum of terms that XLA on the CPU flushes to 0
             lifted = _sum_but_one(x, m, lambda x: jnp.square(LIFT * self.exp(xp, x, m, 0.5)), LIFT * LIFT)

@@ -21,8 +21,8 @@ def _optax(inputs: Inputs, weight: Array) -> Callable[[Array, Array], Array]:
         return jnp.sum(jnp.where(counted, index(x, jnp.where(counted, y, 0)), 0)) / jnp.sum(counted)
 
     def smoothing(x: Array, y: Array) -> Array:
-        q = optax.smooth_labels(jax.nn.one_hot(y, classes, dtype=x.dtype, axis=AXIS), SMOOTHING)
-        return optax.softmax_cross_entropy(x, q, axis=AXIS).mean()
+        q = optax.smooth_labels(jax.nn.one_hot(y, classes, dtype=x.dtype), SMOOTHING)  # which needs the classes last
+        return optax.softmax_cross_entropy(x, jnp.moveaxis(q, -1, AXIS), axis=AXIS).mean()
 
     return {
         "index": lambda x, y: index(x, y).mean(),
