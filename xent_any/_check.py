@@ -264,11 +264,11 @@ def weighted(
         task = Task(_rows.label_total, xp, options, (labels,), (class_weight,), lead)
         (total,) = backend.run(task)
         wrong = xp.isnan(total)
-        position = first_true(context, wrong)
-        if position is not None:
+        if backend.holds(xp, ~wrong):
+            wrong = None
+        elif (position := first_true(context, wrong)) is not None:
             row = f"row {shape_text(position)}" if position else "the row"
             raise ValueError(f"labels: expected probabilities, finite and not negative, but {row} has another value")
-        wrong = None if backend.holds(xp, ~wrong) else wrong
     scale, divisor = scaled(context, like, dtype, lead, weight, total, wrong, denominator)
     return labels, class_weight, scale, divisor
 

@@ -297,10 +297,14 @@ def label_total(xp: Any, options: Options, rows: Arrays, shared: Arrays) -> Arra
     backend = options.backend
     q = backend.load(xp, labels, options.dtype)
     total = backend.sum(xp, q if w is None else backend.multiplied(xp, q, w, q))
-    if 0 not in q.shape and backend.is_readable(q) and backend.holds(xp, (total < INF) & (xp.min(q) >= 0)):
-        return (total,)
-    is_right = (xp.max(q, axis=-1) < INF) & (xp.min(q, axis=-1) >= 0)
-    return (xp.where(is_right, total, NAN),)
+
+    def each() -> Arrays:
+        is_right = (xp.max(q, axis=-1) < INF) & (xp.min(q, axis=-1) >= 0)
+        return (xp.where(is_right, total, NAN),)
+
+    if 0 in q.shape:  # of nothing there is no minimum
+        return each()
+    return backend.either(xp, q, lambda: ((total,), (total < INF) & (xp.min(q) >= 0)), each)
 
 
 def target(xp: Any, options: Options, count: int, labels: Array, a: Array, w: Array | None) -> Target:

@@ -74,7 +74,7 @@ class JAX(Backend):
         lowest = m == -np.inf
 
         def seen() -> Any:
-            return jnp.where(lowest & jnp.any(jnp.isnan(x), axis=-1), np.nan, m)
+            return jnp.where(lowest & _has_nan(x), np.nan, m)
 
         return None, _only_if(jnp.any(lowest), seen, m, x.size)
 
@@ -88,14 +88,8 @@ class JAX(Backend):
         broken = super().broken(xp, x, m, rows)
         if rows is None:
             return broken
-
-        def has_nan() -> Any:
-            if x.shape[-1] > PIECES:
-                return jnp.any(jnp.isnan(x), axis=-1)
-            return _tree(operator.or_, [jnp.isnan(x[..., i]) for i in range(x.shape[-1])])
-
         # XLA's maximum on the CPU may lose NaN. To look for it is another pass over the logits.
-        return _only_if(jnp.any(rows), lambda: broken | (rows & has_nan()), broken, x.size)
+        return _only_if(jnp.any(rows), lambda: broken | (rows & _has_nan(x)), broken, x.size)
 
     def pick(self, xp: Any, a: Any, k: Any) -> Any:
         return a[k] if a.ndim == 1 else jnp.take_along_axis(a, k[..., None], axis=-1)[..., 0]
@@ -111,7 +105,6 @@ class JAX(Backend):
     def others(self, xp: Any, x: Any, k: Any, m: Any, *, keep: bool) -> tuple[Any, Any]:
         if m is None or not keep:  # the sum alone need not wait for what the labels make of m
             m = _max(x)
-
         if not keep:
             return None, _sum_but_one(x, m, lambda x: self.exp(xp, x, m))
         # 1 at the maximum, also where XLA computes x again with the difference, and rounds both at once
@@ -191,6 +184,13 @@ def _max(x: Any) -> Any:
     if x.shape[-1] > PIECES:
         return jnp.max(x, axis=-1)
     return _tree(jnp.maximum, [x[..., i] for i in range(x.shape[-1])])
+
+
+def _has_nan(x: Any) -> Any:
+    """Whether there is NaN on the last axis."""
+    if x.shape[-1] > PIECES:
+        return jnp.any(jnp.isnan(x), axis=-1)
+    return _tree(operator.or_, [jnp.isnan(x[..., i]) for i in range(x.shape[-1])])
 
 
 def _tree(function: Any, terms: list[Any]) -> Any:

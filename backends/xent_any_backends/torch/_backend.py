@@ -89,13 +89,13 @@ class Torch(Backend):
         return a[k] if a.ndim == 1 else torch.gather(a, -1, k.unsqueeze(-1)).squeeze(-1)
 
     def put(self, xp: Any, a: Any, k: Any, value: Any, *, owned: bool = False) -> Any:
+        value = value if isinstance(value, float) else value.unsqueeze(-1)
         if torch.compiler.is_compiling():
             # Comparing, unlike scattering, is fused with what is before and after it. `where` would lay its result out
             # like its condition, the classes last; a product is like its first factor.
-            at = torch.arange(a.shape[-1], device=a.device) == k.unsqueeze(-1)
-            value = value if isinstance(value, float) else value.unsqueeze(-1)
-            return a * torch.where(at, 0.0, 1.0).to(a.dtype) + torch.where(at, value, 0.0)
-        return a.scatter(-1, k.unsqueeze(-1), value if isinstance(value, float) else value.unsqueeze(-1))
+            at = self.arange(xp, a, a.shape[-1]) == k.unsqueeze(-1)
+            return a * ~at + torch.where(at, value, 0.0)
+        return a.scatter(-1, k.unsqueeze(-1), value)
 
     def lessen(self, xp: Any, a: Any, value: Any, k: Any = None) -> Any:
         if k is None or torch.compiler.is_compiling():

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+from collections.abc import Iterable
 from itertools import product
 from pathlib import Path
 
@@ -14,17 +15,16 @@ from .contestants import LIBRARIES
 
 
 def problems(options: argparse.Namespace) -> tuple[list[Problem], list[Problem]]:
-    """What is asked for; and with it each other dtype, and each other kind of labels, on some of the shapes."""
+    """What is asked for; and each dtype, and each kind of labels, on some of the shapes."""
     shapes = options.shapes or SHAPES
     some = [shape for shape in shapes if shape in SOME or options.shapes]
-    asked = list(product(options.dtypes, options.labels, shapes))
-    others = [(dtype, "index", shape) for dtype in DTYPES for shape in some]
-    others += [("float32", option, shape) for option in OPTIONS for shape in some]
-    found = [
-        [Problem(shape, dtype, option, options.device) for dtype, option, shape in dict.fromkeys(wanted)]
-        for wanted in (asked, [*asked, *others])
-    ]
-    return found[0], found[1]
+    asked = product(options.dtypes, options.labels, shapes)
+    others = [*product(DTYPES, ["index"], some), *product(["float32"], OPTIONS, some)]
+
+    def made(wanted: Iterable[tuple[str, str, tuple[int, ...]]]) -> list[Problem]:
+        return [Problem(shape, dtype, option, options.device) for dtype, option, shape in wanted]
+
+    return made(asked), made(others)
 
 
 def main(options: argparse.Namespace, command: str) -> int:
@@ -45,9 +45,10 @@ def main(options: argparse.Namespace, command: str) -> int:
     if options.record:
         record: Record = json.loads(options.record.read_text(encoding="utf-8"))
     else:
-        asked, with_others = problems(options)
+        asked, others = problems(options)
+        wanted = [*asked, *others] if options.others or options.full else asked
         plan = Plan(
-            with_others if options.others or options.full else asked,
+            list(dict.fromkeys(wanted)),
             threads=options.threads if options.device == "cpu" else ["all"],
             libraries=options.libraries,
             seconds=options.seconds,

@@ -120,10 +120,8 @@ def _inductor() -> Counts:
     counts: Counts = {}
     for shape in ((256, 1000), (4, 21, 64, 64)):  # the classes on axis 1
         for kind, needs_gradient in (("loss", False), ("forward then backward", True)):
-            x, y = (
-                torch.zeros(shape, requires_grad=needs_gradient),
-                torch.zeros(shape[:1] + shape[2:], dtype=torch.int64),
-            )
+            x = torch.zeros(shape, requires_grad=needs_gradient)
+            y = torch.zeros(shape[:1] + shape[2:], dtype=torch.int64)
             torch.compiler.reset()
             metrics.reset()
             loss = torch.compile(xent_any.cross_entropy, dynamic=False)(x, y, axis=1)

@@ -62,9 +62,9 @@ def _table(those: Sequence[Case], kind: str, cell: Callable[[Line], str], least:
 
 def _others(those: Sequence[Case], usual: Sequence[Case], kind: str) -> str:
     """A row for each problem, a column for each contestant; ours also over the time of float32 and index labels."""
-    titles = {line.row["key"]: title(line.row) for case in those for line in case.lines(kind) if not line.row["limit"]}
-    groups = {line.row["key"]: line.row["group"] for case in those for line in case.lines(kind)}
-    keys = sorted(titles, key=lambda key: _order((titles[key], groups[key])))
+    rows_of_kind = [line.row for case in those for line in case.lines(kind) if not line.row["limit"]]
+    names = {row["key"]: (title(row), row["group"]) for row in rows_of_kind}
+    keys = sorted(names, key=lambda key: _order(names[key]))
     before = {(case.problem.shape, row["key"]): row["median"] for case in usual for row in case.timed}
     rows = []
     for case in those:
@@ -77,7 +77,7 @@ def _others(those: Sequence[Case], usual: Sequence[Case], kind: str) -> str:
                     cells[row["key"]] += f" ({ratio(row['median'] / same)})"
         problem = case.problem
         rows.append([problem.name, problem.dtype, problem.option, *cells.values()])
-    return table(["", "logits", "labels", *(f"{titles[key]}, {groups[key]}" for key in keys)], rows)
+    return table(["", "logits", "labels", *(", ".join(names[key]) for key in keys)], rows)
 
 
 def _order(name: tuple[str, str]) -> tuple[int, bool, str]:
