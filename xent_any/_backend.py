@@ -407,6 +407,10 @@ class Backend:
         found = xp.all(condition)
         return self.is_readable(found) and bool(found)  # an operation on a readable array may be traced
 
+    def are_known(self, xp: Any, a: Array) -> bool:
+        """Whether it can be read that there is no NaN in `a`."""
+        return self.holds(xp, a == a)  # noqa: PLR0124
+
     def either(self, xp: Any, like: Array, usual: Callable[[], Guarded], always: Callable[[], Arrays]) -> Arrays:
         """What `always` returns, or the results that `usual` returns, if the condition beside them holds everywhere.
 

@@ -263,10 +263,9 @@ def weighted(
         labels = classes_last(xp, labels, axis)
         task = Task(_rows.label_total, xp, options, (labels,), (class_weight,), lead)
         (total,) = backend.run(task)
-        wrong = xp.isnan(total)
-        if backend.holds(xp, ~wrong):
-            wrong = None
-        elif (position := first_true(context, wrong)) is not None:
+        wrong = None if backend.are_known(xp, total) else xp.isnan(total)
+        position = None if wrong is None else first_true(context, wrong)
+        if position is not None:
             row = f"row {shape_text(position)}" if position else "the row"
             raise ValueError(f"labels: expected probabilities, finite and not negative, but {row} has another value")
     scale, divisor = scaled(context, like, dtype, lead, weight, total, wrong, denominator)
@@ -598,10 +597,10 @@ def scaled(
             denominator = float(size)
         if isinstance(denominator, float):
             return backend.share(xp, like, dtype, shape, denominator), None
-    if weight is None:
-        weight = backend.share(xp, like, dtype, (), 1.0)
+    given, weight = weight, backend.share(xp, like, dtype, (), 1.0) if weight is None else weight
     if denominator is None:
-        counted = xp.broadcast_to(weight if total is None else weight * total, shape)
+        counted = weight if total is None else total if given is None else weight * total
+        counted = xp.broadcast_to(counted, shape)
         counted = counted if wrong is None else xp.where(wrong, 0.0, counted)
         divisor = backend.total(xp, counted)
         divisor = xp.where(divisor < INF, divisor, NAN)  # or all weights would silently turn to 0

@@ -28,6 +28,10 @@ BFLOAT16 = np.dtype("V2")
 PLAIN = {torch.Tensor, torch.nn.Parameter}
 """What is not a tensor of a class of its own."""
 
+GRADIENT_BYTES = 1 << 26
+"""A gradient of at most so many bytes is kept from the forward pass. Without, the backward pass takes about as long as
+the forward pass; a larger one would be held, perhaps for long, beside logits that take as much memory."""
+
 _vjp: Any = torch.func.vjp  # which says that it returns two or three values
 
 
@@ -132,10 +136,18 @@ class Torch(Backend):
         return a.sum(-1, dtype=torch.float64).to(a.dtype)
 
     def total(self, xp: Any, a: Any) -> Any:
+        if _are_numpys((a,)) and not _may_differentiate((a,)):
+            # The threads of an operation of PyTorch's wait some ms for more to do, in the way of NumPy's.
+            return _from_numpy(np.asarray(IN_NUMPY.total(np, a.numpy())))
         few = a.numel() <= 512
         if torch.compiler.is_compiling() or not a.is_cpu or not (few or a.dtype == torch.float32):
             return super().total(xp, a)
         return a.sum() if few else a.sum(dtype=torch.float64).to(a.dtype)
+
+    def are_known(self, xp: Any, a: Any) -> bool:
+        if not _are_numpys((a,)):
+            return super().are_known(xp, a)
+        return not np.isnan(a.detach().numpy()).any()
 
     def run(self, task: Task) -> tuple[Any, ...]:
         if not task.lead:  # one row becomes a batch of one: forward mode gives numbers of no dimensions another dtype
@@ -320,8 +332,8 @@ class _Call:
     def __init__(self, task: Task, *, summed: bool) -> None:
         first, *others = (a is not None and a.requires_grad for a in task.arrays)
         self.summed = summed
-        small = task.rows[0].nbytes <= IN_NUMPY.block_bytes
-        self.keeps_gradient = small and summed and task.kernel is loss and first and not any(others)
+        is_small = task.rows[0].nbytes <= GRADIENT_BYTES
+        self.keeps_gradient = is_small and summed and task.kernel is loss and first and not any(others)
         self.kept: tuple[Any, ...] = ()
         self.gradients: list[Any] = []
 
