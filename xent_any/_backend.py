@@ -396,9 +396,9 @@ class Backend:
         """Sum over the first axis of a (N, C)."""
         return xp.sum(a, axis=0)
 
-    def dot(self, xp: Any, a: Array, b: Array) -> Array:
-        """`sum` of the products of b (*lead, C) and a, which is like b or the same for all classes, (*lead, 1)."""
-        return a[..., 0] * self.sum(xp, b) if a.shape[-1] == 1 else self.sum(xp, a * b)
+    def dot(self, xp: Any, a: Array | float, b: Array) -> Array:
+        """`sum` of the products of b (*lead, C) and a, which is like b, (C,), or one number."""
+        return a * self.sum(xp, b) if isinstance(a, float) else self.sum(xp, a * b)
 
     def holds(self, xp: Any, condition: Array) -> bool:
         """Whether it can be read that `condition` is true everywhere."""

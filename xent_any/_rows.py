@@ -22,6 +22,7 @@ parallel or attach derivatives to it: see `xent_any.Backend.run`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
 Array: TypeAlias = Any
@@ -73,7 +74,7 @@ class Primitives(Protocol):
     def multiplied(self, xp: Any, a: Array, b: Array | float, like: Array) -> Array: ...
     def sum(self, xp: Any, a: Array) -> Array: ...
     def sum_of_rows(self, xp: Any, a: Array) -> Array: ...
-    def dot(self, xp: Any, a: Array, b: Array) -> Array: ...
+    def dot(self, xp: Any, a: Array | float, b: Array) -> Array: ...
     def is_readable(self, array: Array) -> bool: ...
     def either(self, xp: Any, like: Array, usual: Callable[[], Guarded], always: Callable[[], Arrays]) -> Arrays: ...
     def holds(self, xp: Any, condition: Array) -> bool: ...
@@ -109,15 +110,20 @@ class Target(NamedTuple):
     spread: Array | float | None  # (*lead, C), (C,), or one number for all
     total: Array | float  # (*lead), T
 
+    @property
+    def is_spread_unevenly(self) -> bool:
+        """Whether `spread` is an array."""
+        return not (self.spread is None or isinstance(self.spread, float))
+
     def spread_at(self, xp: Any, options: Options, k: Array) -> Array | float:
         """`spread` at the class k (*lead)."""
-        if self.spread is None or isinstance(self.spread, float):
+        if not self.is_spread_unevenly:
             return self.spread or 0.0
         return options.backend.pick(xp, self.spread, k)
 
     def share(self, xp: Any, options: Options, a: Array, x: Array) -> Array | None:
         """`spread` times a (*lead), like x (*lead, C) or (*lead, 1)."""
-        if self.spread is None or isinstance(self.spread, float):
+        if not self.is_spread_unevenly:
             return None if self.spread is None else a[..., None] * self.spread
         return options.backend.multiplied(xp, self.spread, a[..., None], x)
 
@@ -138,7 +144,7 @@ class Softmax(NamedTuple):
     root: Array | None = None  # (*lead)
     top: Array | None = None  # (*lead), the maximum also where it is not finite; None where it is
     has_k: Array | None = None  # (*lead), whether k is that class; None where all are at hand
-    apart: Array | None = None  # (*lead), the sum of share (x - m)
+    apart: Array | None = None  # (*lead), the sum of spread (x - m)
 
     def exp(self) -> Array:
         """``exp(x - m)``, of shape (*lead, C)."""
@@ -239,20 +245,20 @@ def softmax_state(
     uncounted: Callable[[], Array] | None = None,
     *,
     keep: bool = True,
-    share: Array | None = None,
+    spread: Array | float | None = None,
 ) -> tuple[Softmax, Array | None]:
     """The state of rows, with `e` if that is to be kept; and which of them are computed as if they were zeros.
 
-    With ``sum of share (x - m)`` for a `share` (*lead, C) or (*lead, 1), if that takes no pass more.
+    With ``sum of spread (x - m)`` for the target's `spread`, if that takes no pass more.
     """
     backend, count = options.backend, x.shape[-1]
     k, highest = backend.top(xp, x)
 
     def near() -> Guarded:
         apart, d, m = None, x, highest
-        if share is not None:
+        if spread is not None:
             d, m = backend.minus(xp, x, highest), None
-            apart = backend.dot(xp, share, d)
+            apart = backend.dot(xp, spread, d)
         e, s = backend.others(xp, d, k, m, keep=keep)
         return (Softmax(k, highest, e, s, s, apart=apart), None), are_near(s, count)
 
@@ -368,7 +374,6 @@ class _Rows(NamedTuple):
     a: Array  # (*lead)
     target: Target
     x_y: Array | None  # (*lead), at the label
-    share: Array | None  # (*lead, C) or (*lead, 1), the target's spread times a
     softmax: Softmax
     masked: Array | None  # (*lead) bool, rows that are computed as if they were zeros
     lse: Array | None  # (*lead), for the z-loss
@@ -392,17 +397,17 @@ def _forward(
     x = options.backend.load(xp, logits, options.dtype)
     goal = target(xp, options, x.shape[-1], labels, a, w)
     x, slope, curvature = _cap(xp, options, x)
-    share = goal.share(xp, options, a, x)
     if known:
         state, masked = near_state(xp, options, x, *known), None
     else:
-        state, masked = softmax_state(xp, options, x, lambda: uncounted(options, goal, a), keep=keep, share=share)
+        unused = partial(uncounted, options, goal, a)
+        state, masked = softmax_state(xp, options, x, unused, keep=keep, spread=goal.spread)
     x_y = _at_label(xp, options, goal, x, masked)
     lse, loss = state.log_sum_exp(xp, options), None
     if not known:
-        missed = _missed(xp, options, goal, a, share, state.m, x, x_y, masked, state.apart)
+        missed = _missed(xp, options, goal, a, state.m, x, x_y, masked, state.apart)
         loss = _added(xp, options, a, goal.total, missed, state, lse)
-    return _Rows(x, slope, curvature, a, goal, x_y, share, state, masked, lse, loss)
+    return _Rows(x, slope, curvature, a, goal, x_y, state, masked, lse, loss)
 
 
 def _at_label(xp: Any, options: Options, goal: Target, x: Array, masked: Array | None) -> Array | None:
@@ -426,31 +431,31 @@ def _missed(
     options: Options,
     goal: Target,
     a: Array,
-    share: Array | None,
     m: Array,
     x: Array,
     x_y: Array | None,
     masked: Array | None,
     apart: Array | None = None,
 ) -> Array:
-    """``a sum_c Q_c (m - x_c)``, (*lead); `apart` is the share's part of it, but for the sign, if it is known."""
-    backend = options.backend
+    """``a sum_c Q_c (m - x_c)``, (*lead), given ``sum of spread (x - m)``, if that is known, as `apart`."""
+    backend, spread = options.backend, goal.spread
     peak = None if x_y is None else times(a, goal.peak)
 
     def careful() -> Array:
         terms = [] if peak is None else [distance(xp, peak, m, x_y)]
+        share = goal.share(xp, options, a, x)
         if share is not None:
             terms.append(backend.sum(xp, distance(xp, share, m[..., None], unbroken(xp, options, x, masked))))
         return terms[0] if len(terms) == 1 else terms[0] + terms[1]
 
-    for array in (x, peak, share):
-        if array is not None and not backend.is_readable(array):
+    for array in (x, a, peak, spread):
+        if not (array is None or isinstance(array, float) or backend.is_readable(array)):
             return careful()
     loss = 0.0 if peak is None else peak * (m - x_y)
-    if share is not None:
+    if spread is not None:
         if apart is None:
-            apart = backend.dot(xp, share, backend.minus(xp, unbroken(xp, options, x, masked), m))
-        loss = loss - apart
+            apart = backend.dot(xp, spread, backend.minus(xp, unbroken(xp, options, x, masked), m))
+        loss = loss - a * apart
     sure = xp.isfinite(loss)
     if not backend.holds(xp, sure):  # only in other rows, or the bits of a row would depend on what is around it
         loss = xp.where(sure, loss, careful())
@@ -460,7 +465,10 @@ def _missed(
 def _gradient(xp: Any, options: Options, f: _Rows) -> Array:
     """The gradient with respect to the capped logits, (*lead, C); what `f` holds may be written to."""
     backend, state, goal, label = options.backend, f.softmax, f.target, f.target.label
-    scale = f.a / (1 + state.s)
+    # Many numbers of a row are multiplied by a together, unless that would lift what was subnormal before.
+    is_last = goal.is_spread_unevenly and state.root is None and backend.holds(xp, f.a <= 1)
+    a = xp.ones_like(f.a) if is_last else f.a
+    scale = a / (1 + state.s)
     c = times(scale, goal.total)
     extra = None if f.lse is None else 2 * (scale * options.z_loss * f.lse)
     with_extra = c if extra is None else c + extra
@@ -472,10 +480,10 @@ def _gradient(xp: Any, options: Options, f: _Rows) -> Array:
         e_y = xp.exp(f.x_y - state.m)
         at_label = (c * e_y - c) - state.s_times(xp, c)
         return backend.put(xp, g, label, at_label if extra is None else at_label + extra * e_y, owned=True)
-    if f.share is not None:
-        g = backend.lessen(xp, g, f.share)
+    if goal.spread is not None:
+        g = backend.lessen(xp, g, goal.spread if is_last else goal.share(xp, options, a, f.x))
     if label is not None:
-        g = backend.lessen(xp, g, times(f.a, goal.peak), label)
+        g = backend.lessen(xp, g, times(a, goal.peak), label)
     k = f.winner(xp, options)
     q_k = goal.spread_at(xp, options, k)
     if label is not None:
@@ -484,7 +492,8 @@ def _gradient(xp: Any, options: Options, f: _Rows) -> Array:
     at_k = at_k if extra is None else at_k + extra
     if state.has_k is not None:
         at_k = xp.where(state.has_k, at_k, backend.pick(xp, g, k))
-    return backend.put(xp, g, k, at_k, owned=True)
+    g = backend.put(xp, g, k, at_k, owned=True)
+    return backend.scaled(xp, g, f.a) if is_last else g
 
 
 def target_here(xp: Any, options: Options, count: int, labels: Array, a: Array, w: Array | None) -> Target:
@@ -509,7 +518,6 @@ def part(xp: Any, options: Options, rows: Arrays, shared: Arrays) -> Arrays:
     (logits, labels, a), (w,) = rows, shared
     x = options.backend.load(xp, logits, options.dtype)
     goal = target_here(xp, options, x.shape[-1], labels, a, w)
-    share = goal.share(xp, options, a, x)
     x = _cap(xp, options, x)[0]
     k, m = options.backend.top(xp, x)
     is_absent = m == -INF
@@ -519,7 +527,7 @@ def part(xp: Any, options: Options, rows: Arrays, shared: Arrays) -> Arrays:
         is_absent, x = is_absent & ~masked, unbroken(xp, options, x, masked)
     m = xp.where(is_absent, 0.0, m)
     _, lifted = options.backend.roots(xp, x, k, m)
-    missed = _missed(xp, options, goal, a, share, m, x, _at_label(xp, options, goal, x, None), None)
+    missed = _missed(xp, options, goal, a, m, x, _at_label(xp, options, goal, x, None), None)
     return xp.where(is_absent, -INF, m), xp.where(is_absent, 0.0, lifted), missed
 
 
@@ -567,9 +575,8 @@ def part_grad(xp: Any, options: Options, rows: Arrays, shared: Arrays) -> Arrays
         roots = options.backend.exp(xp, x, m, 0.5) / root[..., None]
         e = roots * roots
     state = _state(k, m, e, others, root)._replace(has_k=has_k)
-    share = goal.share(xp, options, a, x)
     lse = state.log_sum_exp(xp, options)
-    f = _Rows(x, slope, curvature, a, goal, None, share, state, masked, lse, None)
+    f = _Rows(x, slope, curvature, a, goal, None, state, masked, lse, None)
     return (options.backend.store(xp, f.uncapped(_gradient(xp, options, f)), logits.dtype),)
 
 
@@ -666,8 +673,7 @@ def nll(xp: Any, options: Options, rows: Arrays, shared: Arrays) -> Arrays:
     _, m = options.backend.top(xp, x)
     *_, masked = finite(xp, options, x, m, unused)
     zero = lost(xp, xp.zeros_like(a), options.backend.broken(xp, x, m, ~unused), masked)
-    share = goal.share(xp, options, a, x)
-    return (_missed(xp, options, goal, a, share, zero, x, _at_label(xp, options, goal, x, masked), masked),)
+    return (_missed(xp, options, goal, a, zero, x, _at_label(xp, options, goal, x, masked), masked),)
 
 
 def logsumexp(xp: Any, options: Options, rows: Arrays, shared: Arrays) -> Arrays:

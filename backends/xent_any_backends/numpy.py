@@ -180,7 +180,7 @@ class NumPy(Backend):
         return total.astype(a.dtype, copy=False)
 
     def dot(self, xp: Any, a: Any, b: Any) -> Any:
-        if a.shape[-1] == 1:
+        if isinstance(a, float):
             return super().dot(xp, a, b)
         if a.shape[-1] <= FEW or not (a.flags.c_contiguous and b.flags.c_contiguous):
             return self.sum(xp, self.multiplied(xp, a, b, b))
