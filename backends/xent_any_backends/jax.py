@@ -84,12 +84,12 @@ class JAX(Backend):
         places = [jnp.where(a == m[..., None], jnp.arange(width) + i * width, 0) for i, a in enumerate(pieces)]
         return jnp.max(_tree(jnp.maximum, places), axis=-1).astype(np.int32)
 
-    def broken(self, xp: Any, x: Any, m: Any, rows: Any) -> Any:
-        broken = super().broken(xp, x, m, rows)
+    def with_nan(self, xp: Any, x: Any, m: Any, rows: Any) -> Any:
         if rows is None:
-            return broken
-        # XLA's maximum on the CPU may lose NaN. To look for it is another pass over the logits.
-        return _only_if(jnp.any(rows), lambda: broken | (rows & _has_nan(x)), broken, x.size)
+            return m
+        # XLA's maximum on the CPU may lose NaN. To look for it is another pass over the logits. And what comes out of a
+        # branch is held: else a maximum of few classes is computed again wherever it is used.
+        return _only_if(jnp.any(rows), lambda: jnp.where(rows & _has_nan(x), np.nan, m), m, x.size)
 
     def pick(self, xp: Any, a: Any, k: Any) -> Any:
         return a[k] if a.ndim == 1 else jnp.take_along_axis(a, k[..., None], axis=-1)[..., 0]
