@@ -99,6 +99,7 @@ class Options(NamedTuple):
     z_loss: float = 0.0
     softcap: float | None = None
     classes: int | None = None  # that a row has, where some of them are at hand
+    axis: int = -1  # of the classes in the arrays as given, from the end: kernels have them last
 
 
 class Target(NamedTuple):
