@@ -292,3 +292,29 @@ def test_logits_that_are_computed_again_with_the_difference(classes):
     np.testing.assert_allclose(value, expected.sum(), rtol=1e-5)
     at_label = gradient[jnp.arange(300), y]
     np.testing.assert_allclose(at_label, 0.7 * jnp.expm1(-expected), rtol=1e-5)
+
+
+@pytest.mark.parametrize("classes", [5, 70])
+def test_classes_that_are_not_last(classes):
+    """Compiled, they are computed where they are: as if they were last."""
+    x = jax.random.normal(jax.random.key(0), (3, 18, 19, classes), jnp.float32)
+    x = x.at[0, :9].set(jnp.round(x[0, :9])).at[1, 0, :, 2].set(200).at[1, 1, :, 1].set(-np.inf)
+    x = x.at[1, 2].set(np.nan).at[2, 3, :4, 1].set(np.nan)
+    y = (jnp.arange(3 * 18 * 19).reshape(x.shape[:3]) % classes).at[1, 2].set(-100)
+    w = jnp.linspace(0.5, 1.5, classes)
+    for options in ({}, {"softcap": 3.0, "class_weight": w}):
+
+        def losses(x, axis=-1, y=y, options=options):
+            return cross_entropy(x, y, axis=axis, reduction="none", **options)
+
+        def gradient(x, axis=-1, y=y, losses=losses):
+            return jax.grad(lambda x: losses(x, axis, y).sum())(x)
+
+        other = jnp.moveaxis(x, -1, 1)
+        np.testing.assert_allclose(jax.jit(losses, static_argnums=1)(other, 1), losses(x), rtol=1e-5)
+        expected = gradient(x)
+        for found in (
+            jax.jit(gradient, static_argnums=1)(other, 1),
+            jax.jit(jax.vmap(lambda x, y, gradient=gradient: gradient(x, 0, y)))(other, y),
+        ):
+            np.testing.assert_allclose(found, jnp.moveaxis(expected, -1, 1), rtol=1e-5, atol=1e-12)

@@ -295,15 +295,15 @@ class Backend:
         count = x.shape[-1]
         return xp.min(xp.where(x == m[..., None], self.arange(xp, x, count), count - 1), axis=-1)
 
-    def broken(self, xp: Any, x: Array, m: Array, rows: Array | None) -> Array:
-        """Which rows of x (*lead, C) have a maximum m, from `top`, that is not finite.
+    def with_nan(self, xp: Any, x: Array, m: Array, rows: Array | None) -> Array:
+        """The maximum m of each row of x (*lead, C), from `top`, with the NaN that `top` has lost in those `rows`.
 
-        NaN that `top` has lost is to be seen in those `rows`, a condition (*lead): in others their sum shows it.
+        Those are a condition (*lead), or None for no row: in others the sum shows it.
         """
-        return ~xp.isfinite(m)
+        return m
 
     def as_zeros(self, broken: Array, masked: Array | None) -> Array | None:
-        """Which `broken` rows `exponentials` takes for zeros: those that are `masked`, or more of them.
+        """Which broken rows `exponentials` takes for zeros: those that are `masked`, or more of them.
 
         What it returns of the others is made NaN; derivatives through the kernel are, unless the row was zeros.
         """

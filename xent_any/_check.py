@@ -166,6 +166,7 @@ def planned(
         require_shape(key, vector, logits.shape, f"that of {name}")
         require_dtype(key, vector, logits, name)
     options = checked_options(context, logits.dtype, label_smoothing, z_loss, softcap, denominator)
+    options = options._replace(axis=axis - logits.ndim)
     rows = Rows(
         shape,
         logits.shape,

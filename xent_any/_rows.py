@@ -57,7 +57,7 @@ class Primitives(Protocol):
     def store(self, xp: Any, a: Array, dtype: Any) -> Array: ...
     def top(self, xp: Any, x: Array) -> tuple[Array | None, Array]: ...
     def winner(self, xp: Any, x: Array, m: Array) -> Array: ...
-    def broken(self, xp: Any, x: Array, m: Array, rows: Array | None) -> Array: ...
+    def with_nan(self, xp: Any, x: Array, m: Array, rows: Array | None) -> Array: ...
     def as_zeros(self, broken: Array, masked: Array | None) -> Array | None: ...
     def pick(self, xp: Any, a: Array, k: Array) -> Array: ...
     def put(self, xp: Any, a: Array, k: Array, value: Array | float, *, owned: bool = False) -> Array: ...
@@ -100,6 +100,7 @@ class Options(NamedTuple):
     z_loss: float = 0.0
     softcap: float | None = None
     classes: int | None = None  # that a row has, where some of them are at hand
+    axis: int = -1  # of the classes in the arrays as given, from the end: kernels have them last
 
 
 class Target(NamedTuple):
@@ -214,12 +215,13 @@ def cast(xp: Any, a: Array, dtype: Any) -> Array:
 def finite(
     xp: Any, options: Options, x: Array, m: Array, uncounted: Array | None
 ) -> tuple[Array, Array | None, Array | None]:
-    """The maximum m of each row, 0 in rows that are `broken`, where it is not finite; those; and which are `masked`.
+    """The maximum m of each row, 0 in rows that are broken, where it is not finite; those; and which are masked.
 
     Masked rows are to be computed as if they were zeros. Those are `uncounted` rows that could not be computed with,
     and no others: with respect to its weight of 0, the derivative of a row is its loss.
     """
-    broken = options.backend.broken(xp, x, m, uncounted)
+    m = options.backend.with_nan(xp, x, m, uncounted)
+    broken = ~xp.isfinite(m)
     if options.backend.holds(xp, ~broken):
         return m, None, None
     masked = None if uncounted is None else broken & uncounted
@@ -672,7 +674,8 @@ def nll(xp: Any, options: Options, rows: Arrays, shared: Arrays) -> Arrays:
     unused = uncounted(options, goal, a)
     _, m = options.backend.top(xp, x)
     *_, masked = finite(xp, options, x, m, unused)
-    zero = lost(xp, xp.zeros_like(a), options.backend.broken(xp, x, m, ~unused), masked)
+    broken = ~xp.isfinite(options.backend.with_nan(xp, x, m, ~unused))
+    zero = lost(xp, xp.zeros_like(a), broken, masked)
     return (_missed(xp, options, goal, a, zero, x, _at_label(xp, options, goal, x, masked), masked),)
 
 

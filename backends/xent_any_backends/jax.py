@@ -4,6 +4,7 @@ import functools
 import math
 import operator
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -13,7 +14,7 @@ from jax import lax
 from jax.custom_derivatives import SymbolicZero
 
 from xent_any import Backend, Task
-from xent_any._rows import LIFT, are_near
+from xent_any._rows import LIFT, are_near, loss, loss_and_grad
 
 SOLVES = jax.__version_info__ >= (0, 7)
 """Whether `lax.custom_linear_solve` can be transposed also where nothing depends on its solution."""
@@ -38,6 +39,9 @@ class JAX(Backend):
             ("truth.autodiff[float32-confident]", "truth.autodiff[float32-not-the-label]"),
             "before JAX 0.7, reverse over reverse cancels at the maximum of a row that is won by far",
         )
+
+    def __init__(self, axis: int = -1) -> None:
+        self.axis = axis  # of the classes in arrays that are held, from the end
 
     def namespace(self) -> Any:
         return jnp
@@ -68,7 +72,7 @@ class JAX(Backend):
         return all(d.platform == "cpu" for d in array.devices())
 
     def top(self, xp: Any, x: Any) -> tuple[None, Any]:
-        m = _max(x)
+        m = self._max(x)
         if x.shape[-1] <= PIECES:
             return None, m
         lowest = m == -np.inf
@@ -84,32 +88,56 @@ class JAX(Backend):
         places = [jnp.where(a == m[..., None], jnp.arange(width) + i * width, 0) for i, a in enumerate(pieces)]
         return jnp.max(_tree(jnp.maximum, places), axis=-1).astype(np.int32)
 
-    def broken(self, xp: Any, x: Any, m: Any, rows: Any) -> Any:
-        broken = super().broken(xp, x, m, rows)
+    def with_nan(self, xp: Any, x: Any, m: Any, rows: Any) -> Any:
         if rows is None:
-            return broken
-        # XLA's maximum on the CPU may lose NaN. To look for it is another pass over the logits.
-        return _only_if(jnp.any(rows), lambda: broken | (rows & _has_nan(x)), broken, x.size)
+            return m
+        # XLA's maximum on the CPU may lose NaN. To look for it is another pass over the logits. And what comes out of a
+        # branch is held: else a maximum of few classes is computed again wherever it is used.
+        return _only_if(jnp.any(rows), lambda: jnp.where(rows & _has_nan(x), np.nan, m), m, x.size)
 
     def pick(self, xp: Any, a: Any, k: Any) -> Any:
         return a[k] if a.ndim == 1 else jnp.take_along_axis(a, k[..., None], axis=-1)[..., 0]
 
+    def put(self, xp: Any, a: Any, k: Any, value: Any, *, owned: bool = False) -> Any:
+        value = value if isinstance(value, float) else jnp.expand_dims(value, self.axis)
+        classes = jnp.arange(a.shape[-1]).reshape(-1, *(1,) * (-self.axis - 1))
+        return self._last(jnp.where(classes == jnp.expand_dims(k, self.axis), value, self._given(a)))
+
+    def _given(self, a: Any) -> Any:
+        """An array (*lead, C) with the classes at `axis`.
+
+        XLA on the CPU holds what it computes in the order of the axes, and turns what is to be in another by a copy.
+        What begins with this and ends with `_last` is held in the order of the logits; back and forth in between is
+        nothing.
+        """
+        return jnp.moveaxis(a, -1, self.axis)
+
+    def _max(self, x: Any) -> Any:
+        """The maximum of the classes, but if there is NaN: then it may be less."""
+        if x.shape[-1] > PIECES:
+            return jnp.max(self._given(x), axis=self.axis)
+        return _tree(jnp.maximum, [x[..., i] for i in range(x.shape[-1])])
+
+    def _last(self, a: Any) -> Any:
+        return jnp.moveaxis(a, self.axis, -1)
+
     def zeroed(self, xp: Any, a: Any, rows: Any) -> Any:
         count = a.shape[-1]
-        if count > PIECES:
-            return super().zeroed(xp, a, rows)
+        if count > PIECES or self.axis != -1:
+            return self._last(jnp.where(jnp.expand_dims(rows, self.axis), 0, self._given(a)))
         # Comparing classes is a vector operation even if they are few, repeating a condition is not: 0.5 and 3.1 ms of
         # 65536 x 10. At 50 classes it is the better one.
         return jnp.where(jnp.arange(count) < jnp.where(rows, 0, count)[..., None], a, 0)
 
     def others(self, xp: Any, x: Any, k: Any, m: Any, *, keep: bool) -> tuple[Any, Any]:
         if m is None or not keep:  # the sum alone need not wait for what the labels make of m
-            m = _max(x)
+            m = self._max(x)
+        x, highest = self._given(x), jnp.expand_dims(m, self.axis)
         if not keep:
-            return None, _sum_but_one(x, m, lambda x: self.exp(xp, x, m))
+            return None, _sum_but_one(x, m, lambda x: jnp.exp(x - highest), axis=self.axis)
         # 1 at the maximum, also where XLA computes x again with the difference, and rounds both at once
-        e = jnp.where(x == m[..., None], 1.0, self.exp(xp, x, m))
-        return e, _sum_but_one(e, jnp.ones_like(m))
+        e = jnp.where(x == highest, 1.0, jnp.exp(x - highest))
+        return self._last(e), _sum_but_one(e, jnp.ones_like(m), axis=self.axis)
 
     def exponentials(self, xp: Any, x: Any, zeros: Any, k: Any, m: Any, *, keep: bool) -> tuple[Any, Any, Any]:
         e, s = self.others(xp, self.zeroed(xp, x, zeros) if keep and zeros is not None else x, k, m, keep=keep)
@@ -129,6 +157,7 @@ class JAX(Backend):
     def run(self, task: Task) -> tuple[Any, ...]:
         arrays = [a for a in task.arrays if a is not None]
         if any(isinstance(a, jax.core.Tracer) for a in arrays):  # who compiles, maps or differentiates
+            task = _placed(task)
             if task.is_symmetric and SOLVES:
                 return (_symmetric(task),)
             if not task.has_derivative:
@@ -174,16 +203,23 @@ SMALL = 1 << 14
 """So few elements take less time than a conditional branch: 20 us for the loss of 32 x 10."""
 
 
+def _placed(task: Task) -> Task:
+    """The task, to be computed with the classes where they are in the arrays as given, or with the classes last.
+
+    With them last, XLA on the CPU is faster where more is of the size of the logits than they and their gradient; and
+    where the logits have been turned already, as nobody compiles this.
+    """
+    x, options = task.rows[0], task.options
+    value = getattr(x, "primal", x)  # of what is differentiated
+    is_plain = task.kernel in (loss, loss_and_grad) and task.rows[1].ndim < x.ndim and options.label_smoothing == 0
+    is_placed = is_plain and x.dtype == options.dtype and isinstance(value, jax.core.Tracer)
+    axis = options.axis if is_placed else -1
+    return replace(task, options=options._replace(backend=_backend(axis), axis=axis))
+
+
 def _only_if(condition: Any, rarely: Any, usual: Any, size: int) -> Any:
     """What `rarely` returns, without computing it for `usual`, the same, where the condition does not hold."""
     return lax.cond(condition, rarely, lambda: usual) if size > SMALL else rarely()
-
-
-def _max(x: Any) -> Any:
-    """The maximum on the last axis, but if there is NaN: then it may be less."""
-    if x.shape[-1] > PIECES:
-        return jnp.max(x, axis=-1)
-    return _tree(jnp.maximum, [x[..., i] for i in range(x.shape[-1])])
 
 
 def _has_nan(x: Any) -> Any:
@@ -199,41 +235,42 @@ def _tree(function: Any, terms: list[Any]) -> Any:
     return terms[0]
 
 
-def _pieces(x: Any, rest: float) -> list[Any]:
-    """Pieces of the last axis, all as wide as the first; the last is filled up with `rest`."""
-    count = x.shape[-1]
+def _pieces(x: Any, rest: float, axis: int = -1) -> list[Any]:
+    """Pieces of an axis, all as wide as the first; the last is filled up with `rest`."""
+    count = x.shape[axis]
     width = 1 if count <= PIECES else -(-count // (8 * PIECES)) * 8
-    pieces = [x[..., i : i + width] for i in range(0, count, width)]
+    pieces = [lax.slice_in_dim(x, i, min(i + width, count), axis=axis) for i in range(0, count, width)]
     if count % width:
-        padding = [(0, 0)] * (x.ndim - 1) + [(0, width - count % width)]
+        padding = [(0, 0)] * x.ndim
+        padding[axis] = (0, width - count % width)
         pieces[-1] = jnp.pad(pieces[-1], padding, constant_values=rest)
     return pieces
 
 
-def _sum_but_one(x: Any, m: Any, f: Any = None, one: float = 1.0) -> Any:
-    """The sum of x, or f(x), on the last axis but for one of the elements that equal m, where it is `one`."""
-    pieces = _pieces(x, 0.0 if f is None else -np.inf)
+def _sum_but_one(x: Any, m: Any, f: Any = None, one: float = 1.0, axis: int = -1) -> Any:
+    """The sum of x, or f(x), on an axis but for one of the elements that equal m, where it is `one`."""
+    pieces = _pieces(x, 0.0 if f is None else -np.inf, axis)
     terms = pieces if f is None else map(f, pieces)
-    highest = [piece == m[..., None] for piece in pieces]
+    highest = [piece == jnp.expand_dims(m, axis) for piece in pieces]
     rest = _tree(operator.add, [jnp.where(h, 0.0, t) for h, t in zip(highest, terms, strict=True)])
     ones = _tree(operator.add, [jnp.where(h, one, jnp.zeros_like(rest)) for h in highest])
-    width = rest.shape[-1]
+    width = rest.shape[axis]
     if width == 1:
-        return (rest + (ones - one))[..., 0]
+        return jnp.squeeze(rest + (ones - one), axis)
     # Two sums that XLA makes one array of: it is negative where there were ones, which there count for one less. What
     # makes 0 negative as well is lost in any sum that is used.
     tiny = np.finfo(rest.dtype).tiny
     signed = jnp.where(ones > 0, -(rest + (ones - one) + tiny), rest + tiny)
-    return _total(jnp.abs(signed)) + one * (0.5 * (width - _total(jnp.sign(signed))) - 1)
+    return _total(jnp.abs(signed), axis) + one * (0.5 * (width - _total(jnp.sign(signed), axis)) - 1)
 
 
-def _total(x: Any) -> Any:
-    """The sum over the last axis.
+def _total(x: Any, axis: int) -> Any:
+    """The sum over an axis.
 
     It begins with -0.0, which nothing else does. XLA's library for sums would have to be handed a 0 that is also used
     elsewhere, and takes twice as long then if it adds up two arrays.
     """
-    return lax.reduce(x, np.asarray(-0.0, x.dtype), lambda a, b: a + b, (x.ndim - 1,))
+    return lax.reduce(x, np.asarray(-0.0, x.dtype), lambda a, b: a + b, (axis % x.ndim,))
 
 
 def _symmetric(task: Task) -> Any:
@@ -352,4 +389,5 @@ def _packed(array: Any) -> Any:
     return array.view(jnp.uint16) if array.dtype == jnp.bfloat16 else array
 
 
-BACKEND = JAX()
+_backend = functools.cache(JAX)
+BACKEND = _backend(-1)

@@ -141,13 +141,16 @@ def _jax() -> Counts:
     import xent_any  # noqa: PLC0415
 
     counts: Counts = {}
-    x, y = jnp.zeros((1024, 1000)), jnp.zeros(1024, int)
-    functions = {"loss": xent_any.cross_entropy, "loss + gradient": jax.value_and_grad(xent_any.cross_entropy)}
-    for kind, function in functions.items():
-        compiled = jax.jit(function).lower(x, y).compile()
-        counts[f"jax, {kind} of 1024x1000: fusions"] = (compiled.as_text() or "").count(" fusion(")
-        memory: Any = compiled.memory_analysis()
-        counts[f"jax, {kind} of 1024x1000: KiB of temporaries"] = memory.temp_size_in_bytes >> 10
+    for shape in ((1024, 1000), (4, 21, 64, 64)):
+        name, (lead, _, *rest) = "x".join(map(str, shape)), shape
+        x, y = jnp.zeros(shape), jnp.zeros((lead, *rest), int)
+        loss = partial(xent_any.cross_entropy, axis=1)
+        functions: dict[str, Any] = {"loss": loss, "loss + gradient": jax.value_and_grad(loss)}
+        for kind, function in functions.items():
+            compiled = jax.jit(function).lower(x, y).compile()
+            counts[f"jax, {kind} of {name}: fusions"] = (compiled.as_text() or "").count(" fusion(")
+            memory: Any = compiled.memory_analysis()
+            counts[f"jax, {kind} of {name}: KiB of temporaries"] = memory.temp_size_in_bytes >> 10
     return counts
 
 
