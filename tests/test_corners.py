@@ -35,6 +35,33 @@ def test_one_class_in_an_ignored_row(library, value):
     np.testing.assert_array_equal(backend.to_numpy(grad), [[0], [0]])
 
 
+@pytest.mark.parametrize("library", ["numpy", "torch", "jax"])
+@pytest.mark.parametrize("count", [5, 100])
+@pytest.mark.parametrize("value", [0.0, 300.0, np.nan, -np.inf])
+@pytest.mark.parametrize("weight", [0.0, 0.3, 2.0])
+@pytest.mark.parametrize("labels", ["probability", "weighted smoothing"])
+def test_bits_beside_an_unusual_row(library, count, value, weight, labels):
+    """The gradient of a row does not depend on a neighbour that is far above, not finite, ignored, or weighs more."""
+    backend, rng = require(library), np.random.default_rng(0)
+    x, s = rng.normal(size=(4, count)), np.asarray([0.3, 0.7, 1.5, weight])
+    x[3] = 0
+    x[3, 0] = value
+    arrays = {"logits": x, "labels": rng.random((4, count)), "sample_weight": s}
+    options = {}
+    if labels == "weighted smoothing":
+        arrays["labels"] = np.asarray([1, 0, 2, 3])
+        options = {"label_smoothing": 0.1, "class_weight": rng.random(count)}
+    given = [
+        {k: backend.asarray(a[:rows], "float32" if a.dtype == float else "int32", device) for k, a in arrays.items()}
+        | {k: v if isinstance(v, float) else backend.asarray(v, "float32", device) for k, v in options.items()}
+        for rows in (4, 3)
+        for device in backend.devices()[:1]
+    ]
+    found = [cross_entropy_value_and_grad(**arguments, reduction="sum")[1] for arguments in given]
+    together, alone = map(backend.to_numpy, found)
+    np.testing.assert_array_equal(together[:3], alone)
+
+
 @pytest.mark.parametrize("shape", [(0, 100), (3, 0, 100), (0, 3, 100), (0, 5)])
 def test_no_rows(shape):
     x, labels = np.zeros(shape), np.zeros(shape[:-1], dtype=int)

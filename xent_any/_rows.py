@@ -467,9 +467,11 @@ def _missed(
 def _gradient(xp: Any, options: Options, f: _Rows) -> Array:
     """The gradient with respect to the capped logits, (*lead, C); what `f` holds may be written to."""
     backend, state, goal, label = options.backend, f.softmax, f.target, f.target.label
-    # Many numbers of a row are multiplied by a together, unless that would lift what was subnormal before.
-    is_last = goal.is_spread_unevenly and state.root is None and backend.holds(xp, f.a <= 1)
-    a = xp.ones_like(f.a) if is_last else f.a
+    a, last = f.a, None
+    if goal.is_spread_unevenly and backend.is_readable(a):
+        # The last product is that with a, of p and Q together, unless it would lift what was subnormal before.
+        is_first = a > 1 if state.root is None else (a > 1) | (state.root < 1)
+        a, last = xp.where(is_first, a, xp.ones_like(a)), xp.where(is_first, xp.ones_like(a), a)
     scale = a / (1 + state.s)
     c = times(scale, goal.total)
     extra = None if f.lse is None else 2 * (scale * options.z_loss * f.lse)
@@ -483,7 +485,8 @@ def _gradient(xp: Any, options: Options, f: _Rows) -> Array:
         at_label = (c * e_y - c) - state.s_times(xp, c)
         return backend.put(xp, g, label, at_label if extra is None else at_label + extra * e_y, owned=True)
     if goal.spread is not None:
-        g = backend.lessen(xp, g, goal.spread if is_last else goal.share(xp, options, a, f.x))
+        is_whole = last is not None and backend.holds(xp, a == 1)
+        g = backend.lessen(xp, g, goal.spread if is_whole else goal.share(xp, options, a, f.x))
     if label is not None:
         g = backend.lessen(xp, g, times(a, goal.peak), label)
     k = f.winner(xp, options)
@@ -495,7 +498,7 @@ def _gradient(xp: Any, options: Options, f: _Rows) -> Array:
     if state.has_k is not None:
         at_k = xp.where(state.has_k, at_k, backend.pick(xp, g, k))
     g = backend.put(xp, g, k, at_k, owned=True)
-    return backend.scaled(xp, g, f.a) if is_last else g
+    return g if last is None else backend.scaled(xp, g, last)
 
 
 def target_here(xp: Any, options: Options, count: int, labels: Array, a: Array, w: Array | None) -> Target:

@@ -136,13 +136,15 @@ class Torch(Backend):
         return a.sum(-1, dtype=torch.float64).to(a.dtype)
 
     def total(self, xp: Any, a: Any) -> Any:
-        if _are_numpys((a,)) and not _may_differentiate((a,)):
-            # The threads of an operation of PyTorch's wait some ms for more to do, in the way of NumPy's.
-            return _from_numpy(np.asarray(IN_NUMPY.total(np, a.numpy())))
         few = a.numel() <= 512
         if torch.compiler.is_compiling() or not a.is_cpu or not (few or a.dtype == torch.float32):
             return super().total(xp, a)
-        return a.sum() if few else a.sum(dtype=torch.float64).to(a.dtype)
+        if few:
+            return a.sum()
+        if _are_numpys((a,)) and not _may_differentiate((a,)):
+            # The threads of an operation of PyTorch's wait some ms for more to do, in the way of NumPy's.
+            return _from_numpy(np.asarray(IN_NUMPY.total(np, a.numpy())))
+        return a.sum(dtype=torch.float64).to(a.dtype)
 
     def are_known(self, xp: Any, a: Any) -> bool:
         if not _are_numpys((a,)):
