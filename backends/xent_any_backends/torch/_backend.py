@@ -261,11 +261,15 @@ class _NumPy(NumPy):
             bits = MEMORY.empty(a.shape, np.uint32)
             np.copyto(bits, a.view(np.uint16))
             a = np.left_shift(bits, 16, out=bits).view(np.float32)
+        elif a.dtype == np.float16:  # which NumPy converts one by one
+            out = MEMORY.empty(a.shape, dtype)
+            torch.from_numpy(out).copy_(torch.from_numpy(a))
+            a = out
         return super().load(xp, a, dtype)
 
     def store(self, xp: Any, a: Any, dtype: Any) -> Any:
-        if dtype == BFLOAT16:
-            return _to_numpy(torch.from_numpy(a).to(torch.bfloat16))
+        if dtype in (BFLOAT16, np.float16):
+            return _to_numpy(torch.from_numpy(a).to(torch.float16 if dtype == np.float16 else torch.bfloat16))
         return super().store(xp, a, dtype)
 
     def affine(self, xp: Any, hidden: Any, weight: Any, bias: Any, dtype: Any) -> Any:
