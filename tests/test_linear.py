@@ -14,12 +14,12 @@ LABELS = np.asarray([0, 6, -100, 3, 3, 1])
 PROBABILITIES = RNG.random((6, 7))
 WEIGHTS = {"class_weight": RNG.random(7), "sample_weight": np.asarray([1, 0.25, 2, 0.5, 0.125, 3])}
 OPTIONS = {"label_smoothing": 0.1, "z_loss": 0.01, "softcap": 4.0}
-BLOCK = 2 * (4 + 4 * 4) * 8
+BLOCK = 3 * (4 + 4 * 4) * 8
 """As max_bytes on NumPy: four, then three classes of a row."""
 
 SMALL = [HIDDEN[:3, :2], WEIGHT[:4, :2], BIAS[:4], WEIGHTS["class_weight"][:4], WEIGHTS["sample_weight"][:3]]
 FEW_LABELS, FEW_PROBABILITIES = np.asarray([0, -100, 3]), PROBABILITIES[:3, :4]
-FEW_BYTES = {"torch": 160, "jax": 640}
+FEW_BYTES = {"torch": 240, "jax": 640}
 """As max_bytes, for the small problem: two classes of a row on PyTorch; two rows, then one on JAX."""
 
 policies = pytest.mark.parametrize("recompute", [False, True])
@@ -139,22 +139,30 @@ def test_gradient_of_the_bias_is_accurate():
     np.testing.assert_allclose(found, exact, rtol=8 * np.finfo(np.float32).eps)
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float16])
-@pytest.mark.parametrize("mebibytes", [None, 64])
-def test_memory(dtype, mebibytes):
-    """The logits would take 320 MB."""
-    hidden, weight, labels = np.zeros((1600, 8), dtype), np.zeros((50_000, 8), dtype), np.zeros(1600, np.int64)
-    max_bytes = None if mebibytes is None else mebibytes << 20
+@pytest.mark.parametrize("threads", [1, 2, 8])
+@pytest.mark.parametrize("mebibytes", [None, 64, 16])
+@pytest.mark.parametrize("kind", ["index", "probabilities", "softcap", "half"])
+def test_memory(kind, mebibytes, threads, monkeypatch):
+    """The logits would take 320 MB; whatever the number of threads."""
+    monkeypatch.setattr(type(xent_any._backend.backend_of(np.ndarray)), "threads", lambda _: threads)
+    dtype, options = np.float32, {} if mebibytes is None else {"max_bytes": mebibytes << 20}
+    labels = np.zeros(1600, np.int64)
+    if kind == "probabilities":
+        labels = np.broadcast_to(np.float32(1 / 50_000), (1600, 50_000))
+        options["label_smoothing"] = 0.1
+    elif kind == "softcap":
+        options["softcap"] = 30.0
+    elif kind == "half":
+        dtype = np.float16
+    hidden, weight = np.zeros((1600, 8), dtype), np.zeros((50_000, 8), dtype)
     tracemalloc.start()
     try:
-        _, (d_hidden, d_weight, _) = xent_any.linear_cross_entropy_value_and_grad(
-            hidden, weight, labels, max_bytes=max_bytes
-        )
+        _, (d_hidden, d_weight, _) = xent_any.linear_cross_entropy_value_and_grad(hidden, weight, labels, **options)
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
     total = d_weight.size * 4 if dtype == np.float16 else 0  # the sum of the gradient in float32
-    assert peak - d_hidden.nbytes - d_weight.nbytes - total < (max_bytes or 1 << 28)
+    assert peak - d_hidden.nbytes - d_weight.nbytes - total < options.get("max_bytes", 1 << 28)
 
 
 def test_no_rows():

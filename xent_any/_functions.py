@@ -292,8 +292,9 @@ def linear_cross_entropy(hidden: Array, weight: Array, labels: Array, **options:
         As in `cross_entropy`.
     max_bytes : int, optional
         So much memory may be used for blocks of rows, and of classes where few rows would fit; at least one row is
-        computed at a time. Of half precision, the sum of the gradients of `weight` takes memory beside it. By default,
-        what the backend declares: 256 MiB.
+        computed at a time. Of half precision, the sum of the gradients of `weight` takes memory beside it. Of 16 MiB
+        or less, what the library of matrix products holds of its own may be too much. By default, what the backend
+        declares: 256 MiB.
     recompute : bool, optional
         What is done where the framework differentiates. False: the gradient is computed together with the loss, and
         kept, which takes three matrix products in all, and the memory of the gradient from then on. True: the inputs

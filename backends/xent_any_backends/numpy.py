@@ -216,6 +216,7 @@ class NumPy(Backend):
                 return task.at_once()
         threads, row = self.threads(), task.row_bytes()
         most = FEW_BYTES if row <= FEW * np.dtype(task.options.dtype).itemsize else self.block_bytes
+        most = min(most, LAYER.bytes)
         share = -(-math.prod(task.lead) // threads)
         parts = -(-share * row // most)  # as many blocks of equal size for each thread
         size = max(row * -(-share // parts), most // 2)
@@ -227,7 +228,8 @@ class NumPy(Backend):
 
     def linear_memory(self, max_bytes: int | None) -> int:
         whole = super().linear_memory(max_bytes)
-        return whole - min(KEPT * self.threads() + 2 * self.block_bytes, whole // 2)
+        # The rest is for the threads, a part of the layer's weight, and what the library of products holds.
+        return max(whole - KEPT * self.threads() - 5 * self.block_bytes // 2, whole // 3)
 
     def linear_arrays(self, row_bytes: int) -> int:
         return 1 if row_bytes <= KEPT else 2  # the exponentials of a longer row are not in a thread's memory
@@ -245,7 +247,10 @@ class NumPy(Backend):
 
     def scan(self, task: Any, step: Any, totals: Any) -> tuple[Any, ...]:
         used = np.flatnonzero(task.rows[2])
-        return scan_in_place(task, step, totals, used if used.size < task.lead[0] else None)
+        # What the threads hold is less than the logits, and than what they keep; a cap takes eight arrays more.
+        most = min(self.block_bytes, self.linear_memory(task.max_bytes) // (4 * self.threads()))
+        with LAYER.in_blocks(most if task.options.softcap is None else most // 3):
+            return scan_in_place(task, step, totals, used if used.size < task.lead[0] else None)
 
     def widened(self, xp: Any, weight: Any, dtype: Any) -> Any:
         return weight
@@ -276,19 +281,14 @@ class NumPy(Backend):
         return out
 
 
-def parts_of(weight: Any, size: int = NumPy.block_bytes) -> Sequence[slice]:
-    """Classes whose part of a layer's weight (C, D) is of at most so many bytes in float32."""
-    step = max(1, size // max(1, 4 * weight.shape[1]))
+def parts_of(weight: Any, rows: int = 0) -> Sequence[slice]:
+    """Classes whose part of a layer's weight (C, D) is of `LAYER.bytes`, and that of `rows` of logits of half of it."""
+    step = max(1, LAYER.bytes // (4 * max(1, weight.shape[1], 2 * rows)))
     return [slice(start, start + step) for start in range(0, weight.shape[0], step)]
 
 
 def scan_in_place(task: Any, step: Any, totals: Any, used: Any) -> tuple[Any, ...]:
     """`Backend.scan`, of the rows `used` alone if they are not None."""
-    with LAYER.in_blocks():
-        return _scan_in_place(task, step, totals, used)
-
-
-def _scan_in_place(task: Any, step: Any, totals: Any, used: Any) -> tuple[Any, ...]:
     (count,), size = task.lead, task.block[0]
     results: tuple[Any, ...] = ()
     for start in range(0, max(1, count if used is None else len(used)), size):
@@ -392,15 +392,17 @@ class _Layer(threading.local):
     """Memory for a layer's logits, and then their gradient, the same for all blocks: new memory would be fragments."""
 
     memory: dict[str, Any] | None = None
+    bytes = NumPy.block_bytes  # so many of its logits, or of its weight in float32, are computed at a time
 
     @contextmanager
-    def in_blocks(self) -> Iterator[None]:
+    def in_blocks(self, most: int) -> Iterator[None]:
         """While blocks are computed one after the other; nothing of the block before is read."""
-        before, self.memory = self.memory, {}
+        before = self.memory, self.bytes
+        self.memory, self.bytes = {}, most
         try:
             yield
         finally:
-            self.memory = before
+            self.memory, self.bytes = before
 
     def array(self, name: str, shape: tuple[int, ...], dtype: Any) -> Any:
         """The memory of that name, or new memory if there are no blocks."""

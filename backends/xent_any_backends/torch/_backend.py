@@ -258,13 +258,13 @@ class _NumPy(NumPy):
         if weight.dtype != BFLOAT16:
             return super().affine(xp, hidden, weight, bias, dtype)
         # NumPy's product may be faster, but its threads then wait for 0.1 s in the way of PyTorch's; that of oneDNN
-        # is faster than that of torch.mm, and fastest of 0.5 to 4 MiB of the weight at a time: 2 CPUs, AVX-512.
+        # is faster than that of torch.mm, and fastest of 1 to 4 MiB of the weight at a time: 2 CPUs, AVX-512.
         x = LAYER.array("logits", (hidden.shape[0], weight.shape[0]), dtype)
         h, w, into = torch.from_numpy(hidden), _from_numpy(weight), torch.from_numpy(x)
         has_onednn = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
         in_onednn = has_onednn and x.nbytes > SMALL and hidden.size > 0
         h = h.to_mkldnn() if in_onednn else h
-        for part in parts_of(weight, self.block_bytes // 2):
+        for part in parts_of(weight, len(hidden)):
             if in_onednn:
                 into[:, part] = torch.nn.functional.linear(h, w[part].to_mkldnn(torch.float32)).to_dense()
             else:
@@ -285,14 +285,17 @@ class _NumPy(NumPy):
     def product(self, xp: Any, g: Any, weight: Any) -> Any:
         if g.dtype != BFLOAT16:
             return super().product(xp, g, weight)
-        return (_from_numpy(g) @ _from_numpy(weight)).to(torch.float32).numpy()
+        out = _from_numpy(LAYER.array("part", (g.shape[0], weight.shape[1]), BFLOAT16))
+        return torch.mm(_from_numpy(g), _from_numpy(weight), out=out).to(torch.float32).numpy()
 
     def add_product(self, xp: Any, total: Any, g: Any, hidden: Any) -> Any:
         if g.dtype != BFLOAT16:
             return super().add_product(xp, total, g, hidden)
         into, factor, hidden = torch.from_numpy(total), _from_numpy(g), torch.from_numpy(hidden).to(torch.bfloat16)
         for part in parts_of(total):
-            into[part] += factor[:, part].T @ hidden
+            place = into[part]
+            out = _from_numpy(LAYER.array("part", tuple(place.shape), BFLOAT16))
+            place += torch.mm(factor[:, part].T, hidden, out=out)
         return total
 
 
