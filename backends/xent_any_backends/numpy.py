@@ -229,8 +229,15 @@ class NumPy(Backend):
 
     def linear_memory(self, max_bytes: int | None) -> int:
         whole = super().linear_memory(max_bytes)
-        # The rest is for the threads, a part of the layer's weight, and what the library of products holds.
-        return max(whole - KEPT * self.threads() - 5 * self.block_bytes // 2, whole // 3)
+        return max(whole - self._beside_a_block(), whole // 3)
+
+    def max_bytes(self, memory: int) -> int:
+        """The `max_bytes` of which `linear_memory` is so much."""
+        return min(memory + self._beside_a_block(), 3 * memory)
+
+    def _beside_a_block(self) -> int:
+        """For the threads, a part of the layer's weight, and what the library of products holds."""
+        return KEPT * self.threads() + 5 * self.block_bytes // 2
 
     def linear_arrays(self, row_bytes: int) -> int:
         return 1 if row_bytes <= KEPT else 2  # the exponentials of a longer row are not in a thread's memory

@@ -149,7 +149,7 @@ class Torch(Backend):
     def are_known(self, xp: Any, a: Any) -> bool:
         if not _are_numpys((a,)):
             return super().are_known(xp, a)
-        return not np.isnan(a.detach().numpy()).any()
+        return IN_NUMPY.are_known(np, a.detach().numpy())
 
     def run(self, task: Task) -> tuple[Any, ...]:
         if not task.lead:  # one row becomes a batch of one: forward mode gives numbers of no dimensions another dtype
@@ -334,8 +334,8 @@ def _are_numpys(arrays: Sequence[Any]) -> bool:
 class _Call:
     """One call of `_InNumPy`: whether the first result is to be its sum, and what is kept for the backward pass.
 
-    Of the sum of a few losses that is their gradient, if nothing else may be asked for; else what `Task.run_and_keep`
-    keeps.
+    Of a sum that is the gradient, if it is of at most `GRADIENT_BYTES`, and nothing else may be asked for; else what
+    `Task.run_and_keep` keeps.
     """
 
     def __init__(self, task: Task, *, summed: bool) -> None:

@@ -537,7 +537,8 @@ def _chunk_bytes(options: Any, x: Tensor, count: int) -> int | None:
     sizes = {"num_batches": rows, "in_features": x.shape[-1], "num_classes": count}
     rows = int(options._adjust(**sizes, dtype=x.dtype, device=x.device).batch_chunk_size)
     size = 8 if x.dtype == torch.float64 else 4
-    return rows * size * (IN_NUMPY.linear_arrays(count * size) * count + LIKE_HIDDEN * x.shape[-1])
+    memory = rows * size * (IN_NUMPY.linear_arrays(count * size) * count + LIKE_HIDDEN * x.shape[-1])
+    return memory if torch.compiler.is_compiling() else IN_NUMPY.max_bytes(memory)  # compiled code is not in NumPy
 
 
 def _can_weigh(weight: Any, logits: Tensor) -> bool:
