@@ -422,6 +422,14 @@ class Backend:
                 return results
         return always()
 
+    def may_choose(self, *arrays: Array | float | None) -> bool:
+        """Whether `where` computes the other array only if the condition asks for it, which depends on `arrays`."""
+        return all(a is None or isinstance(a, float) or self.is_readable(a) for a in arrays)
+
+    def where(self, xp: Any, condition: Array, a: Array, otherwise: Callable[[], Array]) -> Array:
+        """`a` where the condition holds, else what `otherwise` returns: each element by itself, all (*lead)."""
+        return a if self.holds(xp, condition) else xp.where(condition, a, otherwise())
+
     def signature(self, arrays: Collection[Array | None]) -> Hashable:
         """Types, dtypes, shapes and devices: arrays of the same are checked once. None where they are not to be kept.
 

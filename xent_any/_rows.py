@@ -77,6 +77,8 @@ class Primitives(Protocol):
     def dot(self, xp: Any, a: Array | float, b: Array) -> Array: ...
     def is_readable(self, array: Array) -> bool: ...
     def either(self, xp: Any, like: Array, usual: Callable[[], Guarded], always: Callable[[], Arrays]) -> Arrays: ...
+    def may_choose(self, *arrays: Array | float | None) -> bool: ...
+    def where(self, xp: Any, condition: Array, a: Array, otherwise: Callable[[], Array]) -> Array: ...
     def holds(self, xp: Any, condition: Array) -> bool: ...
     def run(self, task: Any) -> Arrays: ...
 
@@ -450,18 +452,12 @@ def _missed(
             terms.append(backend.sum(xp, distance(xp, share, m[..., None], unbroken(xp, options, x, masked))))
         return terms[0] if len(terms) == 1 else terms[0] + terms[1]
 
-    for array in (x, a, peak, spread):
-        if not (array is None or isinstance(array, float) or backend.is_readable(array)):
-            return careful()
+    if not backend.may_choose(x, a, peak, spread):
+        return careful()
     loss = 0.0 if peak is None else peak * (m - x_y)
     if spread is not None:
-        if apart is None:
-            apart = backend.dot(xp, spread, backend.minus(xp, unbroken(xp, options, x, masked), m))
-        loss = loss - a * apart
-    sure = xp.isfinite(loss)
-    if not backend.holds(xp, sure):  # only in other rows, or the bits of a row would depend on what is around it
-        loss = xp.where(sure, loss, careful())
-    return loss
+        loss = loss - a * (backend.dot(xp, spread, backend.minus(xp, x, m)) if apart is None else apart)
+    return backend.where(xp, xp.isfinite(loss), loss, careful)
 
 
 def _gradient(xp: Any, options: Options, f: _Rows) -> Array:

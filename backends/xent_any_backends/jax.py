@@ -40,8 +40,9 @@ class JAX(Backend):
             "before JAX 0.7, reverse over reverse cancels at the maximum of a row that is won by far",
         )
 
-    def __init__(self, axis: int = -1) -> None:
+    def __init__(self, axis: int = -1, *, chooses: bool = False) -> None:
         self.axis = axis  # of the classes in arrays that are held, from the end
+        self.chooses = chooses  # whether there may be branches that cannot be differentiated
 
     def namespace(self) -> Any:
         return jnp
@@ -75,12 +76,7 @@ class JAX(Backend):
         m = self._max(x)
         if x.shape[-1] <= PIECES:
             return None, m
-        lowest = m == -np.inf
-
-        def seen() -> Any:
-            return jnp.where(lowest & _has_nan(x), np.nan, m)
-
-        return None, _only_if(jnp.any(lowest), seen, m, x.size)
+        return None, self._with_nan(x, m, m == -np.inf)
 
     def winner(self, xp: Any, x: Any, m: Any) -> Any:
         pieces = _pieces(x, np.nan)
@@ -93,7 +89,7 @@ class JAX(Backend):
             return m
         # XLA's maximum on the CPU may lose NaN. To look for it is another pass over the logits. And what comes out of a
         # branch is held: else a maximum of few classes is computed again wherever it is used.
-        return _only_if(jnp.any(rows), lambda: jnp.where(rows & _has_nan(x), np.nan, m), m, x.size)
+        return self._with_nan(x, m, rows)
 
     def pick(self, xp: Any, a: Any, k: Any) -> Any:
         return a[k] if a.ndim == 1 else jnp.take_along_axis(a, k[..., None], axis=-1)[..., 0]
@@ -117,6 +113,15 @@ class JAX(Backend):
         if x.shape[-1] > PIECES:
             return jnp.max(self._given(x), axis=self.axis)
         return _tree(jnp.maximum, [x[..., i] for i in range(x.shape[-1])])
+
+    def _with_nan(self, x: Any, m: Any, rows: Any) -> Any:
+        given = self._given(x)  # which a branch would turn by a copy
+
+        def seen() -> Any:
+            pieces = map(jnp.isnan, _pieces(given, 0.0, self.axis))
+            return jnp.where(rows & jnp.any(_tree(operator.or_, [*pieces]), axis=self.axis), np.nan, m)
+
+        return _only_if(jnp.any(rows), seen, m, x.size)
 
     def _last(self, a: Any) -> Any:
         return jnp.moveaxis(a, self.axis, -1)
@@ -145,14 +150,25 @@ class JAX(Backend):
         is_near = are_near(s, x.shape[-1])
         is_near = is_near if zeros is None else is_near | zeros  # of one class there is no other
 
+        given, highest = self._given(x), jnp.expand_dims(m, self.axis)
+
+        def square(x: Any) -> Any:
+            return jnp.square(LIFT * jnp.exp(0.5 * (x - highest)))
+
         def lifted() -> Any:  # a sum of terms that XLA on the CPU flushes to 0
-            lifted = _sum_but_one(x, m, lambda x: jnp.square(LIFT * self.exp(xp, x, m, 0.5)), LIFT * LIFT)
-            return jnp.where(is_near, s, lifted / LIFT / LIFT)
+            return jnp.where(is_near, s, _sum_but_one(given, m, square, LIFT * LIFT, self.axis) / LIFT / LIFT)
 
         return e, _only_if(jnp.any(~is_near), lifted, s, x.size), None
 
     def sum(self, xp: Any, a: Any) -> Any:
         return jnp.sum(a, axis=-1)
+
+    def may_choose(self, *arrays: Any) -> bool:
+        x, *_, spread = arrays
+        return self.chooses and spread is not None and x.size > SMALL
+
+    def where(self, xp: Any, condition: Any, a: Any, otherwise: Any) -> Any:
+        return lax.cond(jnp.all(condition), lambda: a, lambda: jnp.where(condition, a, otherwise()))
 
     def run(self, task: Task) -> tuple[Any, ...]:
         arrays = [a for a in task.arrays if a is not None]
@@ -168,7 +184,8 @@ class JAX(Backend):
         count = math.prod(task.lead)
         if task.rows[0].dtype != task.options.dtype:  # half precision is never held whole in float32
             count = max(1, min(count, self.block_bytes // task.row_bytes()))
-        return tuple(_compiled(task.kernel, task.options, task.rows, task.shared, task.lead, task.dtypes(), count))
+        options = _choosing(task.options)
+        return tuple(_compiled(task.kernel, options, task.rows, task.shared, task.lead, task.dtypes(), count))
 
     def linear(self, task: Any) -> Any:
         return (_linear if task.recompute else _linear_with_gradient)(task.emptied(), task.arrays)
@@ -217,16 +234,14 @@ def _placed(task: Task) -> Task:
     return replace(task, options=options._replace(backend=_backend(axis), axis=axis))
 
 
+def _choosing(options: Any) -> Any:
+    """The options where nobody differentiates what is computed."""
+    return options._replace(backend=_backend(options.backend.axis, chooses=True))
+
+
 def _only_if(condition: Any, rarely: Any, usual: Any, size: int) -> Any:
     """What `rarely` returns, without computing it for `usual`, the same, where the condition does not hold."""
     return lax.cond(condition, rarely, lambda: usual) if size > SMALL else rarely()
-
-
-def _has_nan(x: Any) -> Any:
-    """Whether there is NaN on the last axis."""
-    if x.shape[-1] > PIECES:
-        return jnp.any(jnp.isnan(x), axis=-1)
-    return _tree(operator.or_, [jnp.isnan(x[..., i]) for i in range(x.shape[-1])])
 
 
 def _tree(function: Any, terms: list[Any]) -> Any:
@@ -299,7 +314,7 @@ def _symmetric(task: Task) -> Any:
 @functools.partial(jax.jit, static_argnums=0)
 def _with_derivative(empty: Task, arrays: Any) -> Any:
     """A task's results, with the analytic derivative in the first array and JAX's own in the others."""
-    return empty.filled(arrays).at_once()
+    return replace(empty, options=_choosing(empty.options)).filled(arrays).at_once()
 
 
 @functools.partial(_with_derivative.defjvp, symbolic_zeros=True)
