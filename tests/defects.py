@@ -118,12 +118,12 @@ rows(
     "(0.5 * m - 0.5 * x)",
     by="contract.infinities.zero-times-infinity",
 )
-SURE = "sure = xp.isfinite(loss)"
-rows("infinite loss taken as it is", SURE, "sure = ~xp.isnan(loss)", by="truth.overflow")
+SURE = "xp.isfinite(loss), loss, careful"
+rows("infinite loss taken as it is", SURE, "~xp.isnan(loss), loss, careful", by="truth.overflow")
 rows(
     "NaN loss taken as it is",
     SURE,
-    "sure = ~xp.isinf(loss)",
+    "~xp.isinf(loss), loss, careful",
     by="contract.infinities.zero-times-infinity",
 )
 rows(

@@ -218,6 +218,50 @@ def test_jax_takes_arrays_of_numpy_where_it_differentiates():
     np.testing.assert_allclose(grad, [[-2 / 3, 1 / 3, 1 / 3]], rtol=1e-6)
 
 
+@pytest.mark.parametrize("labels", ["probability", "smoothing", "weighted smoothing"])
+@pytest.mark.parametrize("shape", [(7, 100), (7, 10)])
+def test_jax_unusual_rows_among_many(labels, shape):
+    """What is computed in a branch where there are many rows is what is computed without one where there are few."""
+    jax = pytest.importorskip("jax")
+    rng, count = np.random.default_rng(0), shape[-1]
+    x, q, s = rng.normal(size=shape), rng.random(shape), rng.random(shape[0])
+    x[1, 3], q[1, 3] = -np.inf, 0  # absent
+    x[2, 3] = -np.inf  # missed
+    x[3, :], s[3] = np.nan, 0  # padding
+    x[4, 0] = 300  # won by far
+    x[5, :2] = -3e38, 3e38  # whose difference overflows
+    q[6, :2], x[6, :2] = 0, -np.inf
+    y, w = np.arange(shape[0]) + 3, rng.random(count)
+    options = {"probability": {}, "smoothing": {"label_smoothing": 0.1}}.get(
+        labels, {"label_smoothing": 0.1, "class_weight": jax.numpy.asarray(w, "float32")}
+    )
+
+    def losses(x, q, s):
+        return cross_entropy(x, q, sample_weight=s, reduction="none", **options)
+
+    def total(x, q, s):
+        return losses(x, q, s).sum()
+
+    by = (0, 1, 2) if labels == "probability" else (0, 2)
+    functions = [losses, jax.grad(total, by), jax.vmap(jax.grad(total, by)), jax.jvp]
+    for function in functions:
+        found = []
+        for copies in (1, 18000 // (7 * count)):  # of all rows: more elements than a branch is for, or fewer
+            arrays = [np.tile(a, (copies, *(1,) * (a.ndim - 1))) for a in (x, q if labels == "probability" else y, s)]
+            arrays = [jax.numpy.asarray(a, "float32" if a.dtype == float else "int32") for a in arrays]
+            if function is functions[2]:
+                result = jax.jit(function)(*[a[None] for a in arrays])
+            elif function is jax.jvp:
+                along = jax.numpy.zeros_like(arrays[0]).at[:, 0].set(1.0)
+                result = jax.jvp(lambda a: losses(a, *arrays[1:]), arrays[:1], [along])  # noqa: B023
+            else:
+                result = jax.jit(function)(*arrays)
+            found.append([np.asarray(a).reshape(copies, shape[0], -1) for a in jax.tree.leaves(result)])
+        for alone, among in zip(*found, strict=True):
+            np.testing.assert_allclose(among, np.broadcast_to(alone, among.shape), rtol=1e-5, atol=1e-7)
+            assert np.isfinite(among[:, [0, 4]]).all()
+
+
 def test_jax_logits_that_are_nearly_0():
     jax = pytest.importorskip("jax")
     x = np.full((1, 1000), -np.inf, dtype=np.float32)
