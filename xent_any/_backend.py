@@ -422,9 +422,12 @@ class Backend:
                 return results
         return always()
 
-    def may_choose(self, *arrays: Array | float | None) -> bool:
-        """Whether `where` computes the other array only if the condition asks for it, which depends on `arrays`."""
-        return all(a is None or isinstance(a, float) or self.is_readable(a) for a in arrays)
+    def may_choose(self, x: Array, spread: Array | float | None, *others: Array | float | None) -> bool:
+        """Whether `where` computes the other array only if its condition, which depends on all of these, asks for it.
+
+        That saves a pass over x (*lead, C), unless `spread` is None.
+        """
+        return all(a is None or isinstance(a, float) or self.is_readable(a) for a in (x, spread, *others))
 
     def where(self, xp: Any, condition: Array, a: Array, otherwise: Callable[[], Array]) -> Array:
         """`a` where the condition holds, else what `otherwise` returns: each element by itself, all (*lead)."""

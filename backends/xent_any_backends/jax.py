@@ -163,8 +163,7 @@ class JAX(Backend):
     def sum(self, xp: Any, a: Any) -> Any:
         return jnp.sum(a, axis=-1)
 
-    def may_choose(self, *arrays: Any) -> bool:
-        x, *_, spread = arrays
+    def may_choose(self, x: Any, spread: Any, *others: Any) -> bool:
         return self.chooses and spread is not None and x.size > SMALL
 
     def where(self, xp: Any, condition: Any, a: Any, otherwise: Any) -> Any:

@@ -210,6 +210,9 @@ class NumPy(Backend):
     def is_readable(self, array: Any) -> bool:
         return True
 
+    def may_choose(self, *arrays: Any) -> bool:
+        return True
+
     def run(self, task: Task) -> tuple[Any, ...]:
         task = _plain(task)
         if task.rows[0].nbytes <= SMALL:
