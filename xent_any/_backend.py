@@ -192,9 +192,10 @@ class Backend:
     `all_below`, `are_known`), checks that calls alike share (`signature`, `share`), blocks (`block_bytes`), single
     classes found, read and written by index instead of by comparing (`top`, `winner`, `pick`, `put`, `lessen`), another
     order in memory (`load`), memory that is written to again (`exp`, `minus`, `scaled`, `multiplied`), sums that need
-    no array of their terms (`dot`, `others`), compilation (`run`), a line in `xent_any.backends()`. An adapter is an
-    instance of a subclass, published under the entry-point group ``xent_any.backends`` by the name of the top-level
-    module that the framework's array type is defined in.
+    no array of their terms (`dot`, `others`), what few rows need computed for them alone (`may_choose`, `where`),
+    compilation (`run`), a line in `xent_any.backends()`. An adapter is an instance of a subclass, published under the
+    entry-point group ``xent_any.backends`` by the name of the top-level module that the framework's array type is
+    defined in.
 
     Attributes
     ----------
