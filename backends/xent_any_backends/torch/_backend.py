@@ -269,9 +269,7 @@ class _NumPy(NumPy):
 
     def store(self, xp: Any, a: Any, dtype: Any) -> Any:
         if dtype in (BFLOAT16, np.float16):
-            out = np.empty(a.shape, dtype)  # NumPy asks the system for larger pages than PyTorch does
-            _from_numpy(out).copy_(torch.from_numpy(a))
-            return out
+            return _to_numpy(torch.from_numpy(a).to(torch.float16 if dtype == np.float16 else torch.bfloat16))
         return super().store(xp, a, dtype)
 
     def affine(self, xp: Any, hidden: Any, weight: Any, bias: Any, dtype: Any) -> Any:
