@@ -242,21 +242,25 @@ def test_jax_unusual_rows_among_many(labels, shape):
     def total(x, q, s):
         return losses(x, q, s).sum()
 
-    by = (0, 1, 2) if labels == "probability" else (0, 2)
-    functions = [losses, jax.grad(total, by), jax.vmap(jax.grad(total, by)), jax.jvp]
+    def along_the_first_class(x, q, s):
+        return jax.jvp(lambda x: losses(x, q, s), [x], [jax.numpy.zeros_like(x).at[:, 0].set(1.0)])
+
+    gradient = jax.grad(total, (0, 1, 2) if labels == "probability" else (0, 2))
+    mapped = jax.jit(jax.vmap(gradient))
+    functions = (
+        losses,
+        jax.jit(losses),
+        jax.jit(gradient),
+        lambda *arrays: mapped(*[a[None] for a in arrays]),
+        along_the_first_class,
+    )
     for function in functions:
         found = []
         for copies in (1, 18000 // (7 * count)):  # of all rows: more elements than a branch is for, or fewer
             arrays = [np.tile(a, (copies, *(1,) * (a.ndim - 1))) for a in (x, q if labels == "probability" else y, s)]
             arrays = [jax.numpy.asarray(a, "float32" if a.dtype == float else "int32") for a in arrays]
-            if function is functions[2]:
-                result = jax.jit(function)(*[a[None] for a in arrays])
-            elif function is jax.jvp:
-                along = jax.numpy.zeros_like(arrays[0]).at[:, 0].set(1.0)
-                result = jax.jvp(lambda a: losses(a, *arrays[1:]), arrays[:1], [along])  # noqa: B023
-            else:
-                result = jax.jit(function)(*arrays)
-            found.append([np.asarray(a).reshape(copies, shape[0], -1) for a in jax.tree.leaves(result)])
+            results = jax.tree.leaves(function(*arrays))
+            found.append([np.asarray(a).reshape(copies, shape[0], -1) for a in results])
         for alone, among in zip(*found, strict=True):
             np.testing.assert_allclose(among, np.broadcast_to(alone, among.shape), rtol=1e-5, atol=1e-7)
             assert np.isfinite(among[:, [0, 4]]).all()

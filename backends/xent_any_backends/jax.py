@@ -76,7 +76,7 @@ class JAX(Backend):
         m = self._max(x)
         if x.shape[-1] <= PIECES:
             return None, m
-        return None, self._with_nan(x, m, m == -np.inf)
+        return None, self.with_nan(xp, x, m, m == -np.inf)
 
     def winner(self, xp: Any, x: Any, m: Any) -> Any:
         pieces = _pieces(x, np.nan)
@@ -87,9 +87,15 @@ class JAX(Backend):
     def with_nan(self, xp: Any, x: Any, m: Any, rows: Any) -> Any:
         if rows is None:
             return m
+        given = self._given(x)  # which a branch would turn by a copy
+
+        def seen() -> Any:
+            pieces = map(jnp.isnan, _pieces(given, 0.0, self.axis))
+            return jnp.where(rows & jnp.any(_tree(operator.or_, [*pieces]), axis=self.axis), np.nan, m)
+
         # XLA's maximum on the CPU may lose NaN. To look for it is another pass over the logits. And what comes out of a
         # branch is held: else a maximum of few classes is computed again wherever it is used.
-        return self._with_nan(x, m, rows)
+        return _only_if(jnp.any(rows), seen, m, x.size)
 
     def pick(self, xp: Any, a: Any, k: Any) -> Any:
         return a[k] if a.ndim == 1 else jnp.take_along_axis(a, k[..., None], axis=-1)[..., 0]
@@ -113,15 +119,6 @@ class JAX(Backend):
         if x.shape[-1] > PIECES:
             return jnp.max(self._given(x), axis=self.axis)
         return _tree(jnp.maximum, [x[..., i] for i in range(x.shape[-1])])
-
-    def _with_nan(self, x: Any, m: Any, rows: Any) -> Any:
-        given = self._given(x)  # which a branch would turn by a copy
-
-        def seen() -> Any:
-            pieces = map(jnp.isnan, _pieces(given, 0.0, self.axis))
-            return jnp.where(rows & jnp.any(_tree(operator.or_, [*pieces]), axis=self.axis), np.nan, m)
-
-        return _only_if(jnp.any(rows), seen, m, x.size)
 
     def _last(self, a: Any) -> Any:
         return jnp.moveaxis(a, self.axis, -1)
