@@ -1,9 +1,11 @@
 """The derivatives that PyTorch takes of xent_any: autograd, torch.func, torch.compile and torch.export."""
 
+import gc
 import os
 import shutil
 import subprocess
 import sys
+import tracemalloc
 
 import pytest
 from conftest import require
@@ -272,36 +274,77 @@ def test_the_gradient_of_a_row_won_by_far():
     torch.testing.assert_close(x.grad[0].item(), -1.2419810e-07, rtol=1e-6, atol=0)
 
 
+# What is saved beside the logits, as so many arrays of their size: labels, and the gradient of a sum, if it is small.
+SAVED = {
+    "none": (lambda x, y, q: cross_entropy(x, y, reduction="none"), 0),
+    "mean": (lambda x, y, q: cross_entropy(x, y), 1),
+    "options": (lambda x, y, q: cross_entropy(x, y, **EVERY), 1),
+    "axis": (lambda x, y, q: cross_entropy(x.T, y, axis=0), 1),
+    "probabilities": (lambda x, y, q: cross_entropy(x, q), 2),
+    "linear": (lambda x, y, q: xent_any.linear_cross_entropy(x, q, y), 3),
+    "linear, recomputed": (lambda x, y, q: xent_any.linear_cross_entropy(x, q, y, recompute=True), 1),
+    "logsumexp": (lambda x, y, q: xent_any.logsumexp(x), 0),
+    "softmax": (lambda x, y, q: xent_any.softmax(x), 0),
+    "log_softmax": (lambda x, y, q: xent_any.log_softmax(x), 0),
+    "value_and_grad": (lambda x, y, q: cross_entropy_value_and_grad(x, y)[0], 0),
+}
+
+
 @pytest.mark.parametrize("dtype", [*FLOATS, torch.float16])
-@pytest.mark.parametrize(
-    ("f", "label_bytes"),
-    {
-        "loss": (lambda x, y, q: cross_entropy(x, y, reduction="none"), 0),
-        "options": (lambda x, y, q: cross_entropy(x, y, **EVERY), 0),
-        "axis": (lambda x, y, q: cross_entropy(x.T, y, axis=0), 0),
-        "probabilities": (lambda x, y, q: cross_entropy(x, q), 1),
-        "logsumexp": (lambda x, y, q: xent_any.logsumexp(x), 0),
-        "softmax": (lambda x, y, q: xent_any.softmax(x), 0),
-        "log_softmax": (lambda x, y, q: xent_any.log_softmax(x), 0),
-        "value_and_grad": (lambda x, y, q: cross_entropy_value_and_grad(x, y)[0], 0),
-    }.values(),
-)
-def test_saved_for_backward(f, label_bytes, dtype):
-    """The logits, labels that are as large, and a few numbers for each row."""
+@pytest.mark.parametrize("case", SAVED)
+def test_saved_for_backward(case, dtype):
+    """The logits, what `SAVED` says and a few numbers for each row: all where hooks see it, and take it away."""
+    f, count = SAVED[case]
     n, c = 16, 4096
-    x = torch.randn(n, c).to(dtype).requires_grad_()
+    x, q = (
+        torch.randn(n, c).to(dtype).requires_grad_(),
+        torch.ones((n, c), dtype=dtype).requires_grad_("linear" in case),
+    )
+    y = torch.arange(n)
+    f(x, y, q)  # what threads keep from call to call is allocated
     saved = {}
 
     def pack(tensor):
         storage = tensor.untyped_storage()
         saved[storage.data_ptr()] = storage.nbytes()
-        return tensor
 
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        f(x, torch.arange(n), torch.ones((n, c), dtype=dtype))
+    tracemalloc.start()
+    try:
+        before = {id(tensor) for tensor in tensors()}
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda _: None):
+            result = f(x, y, q)
+        in_numpy, _ = tracemalloc.get_traced_memory()
+        in_torch = sum(tensor.nbytes for tensor in tensors() if id(tensor) not in before)
+    finally:
+        tracemalloc.stop()
     logits = x.untyped_storage()
     assert saved.pop(logits.data_ptr()) == logits.nbytes()
-    assert sum(saved.values()) <= label_bytes * logits.nbytes() + 64 * n
+    few = 64 * n
+    # Of half precision, the gradients in a layer are kept in float32 until they have been multiplied by the cotangent.
+    size = 4 if case == "linear" and dtype.itemsize == 2 else dtype.itemsize
+    assert sum(saved.values()) <= count * n * c * size + few
+    assert in_numpy + in_torch <= 2 * result.nbytes + few + 32 * 1024  # of Python's own objects
+
+
+def tensors():
+    gc.collect()
+    return [found for found in gc.get_objects() if type(found) is torch.Tensor]
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.5, 4.0])
+@pytest.mark.parametrize("linear", [False, True])
+def test_gradients_of_a_graph_that_is_kept_are_nobodys_else(linear, scale):
+    """A gradient that is written to does not change the next one, as with PyTorch's own loss."""
+    x = X.clone().requires_grad_()
+    loss = xent_any.linear_cross_entropy(x, V, Y.clamp(max=2)) if linear else cross_entropy(x, Y)
+    loss = scale * loss
+    (first,) = torch.autograd.grad(loss, x, retain_graph=True)
+    kept = first.clone()
+    first.zero_()
+    (second,) = torch.autograd.grad(loss, x, retain_graph=True)
+    equal(second, kept)
+    second.zero_()
+    equal(torch.autograd.grad(loss, x)[0], kept)
 
 
 def formula(x, q, w, s, smoothing):

@@ -594,7 +594,7 @@ def scaled(
     divisor = None
     if weight is None and total is None and wrong is None:
         size = math.prod(shape)
-        if denominator is None and size > 0:
+        if denominator is None and isinstance(size, int) and size > 0:  # not one that a tracer has yet to know
             denominator = float(size)
         if isinstance(denominator, float):
             return backend.share(xp, like, dtype, shape, denominator), None

@@ -60,7 +60,7 @@ class Torch(Backend):
         return [*super().dtypes(device), "float16", "bfloat16"]
 
     def to_numpy(self, array: Any) -> Any:
-        return array.detach().cpu().numpy()
+        return _to_numpy(array.cpu())
 
     def share(self, xp: Any, like: Any, dtype: Any, shape: tuple[int, ...], parts: float) -> Any:
         if torch.compiler.is_compiling():
@@ -70,7 +70,7 @@ class Torch(Backend):
         return torch.full((), 1.0 / parts, dtype=dtype, device=like.device).expand(shape)
 
     def all_below(self, xp: Any, a: Any, stop: int) -> bool:
-        return IN_NUMPY.all_below(np, a.numpy(), stop) if _are_numpys((a,)) else super().all_below(xp, a, stop)
+        return IN_NUMPY.all_below(np, _to_numpy(a), stop) if _are_numpys((a,)) else super().all_below(xp, a, stop)
 
     def signature(self, arrays: Collection[Any]) -> Any:
         if not _are_plain([a for a in arrays if a is not None]):
@@ -122,6 +122,8 @@ class Torch(Backend):
         return torch.square(torch.exp(0.5 * x - 0.5 * m[..., None]) / root[..., None]), others, root
 
     def sum(self, xp: Any, a: Any) -> Any:
+        if torch.jit.is_tracing():  # the trace may be run with another number of terms
+            return a.sum(-1, dtype=torch.float64).to(a.dtype)
         if not torch.compiler.is_compiling():
             return super().sum(xp, a)
         from torch.fx.experimental.symbolic_shapes import statically_known_true  # noqa: PLC0415  (slow to import)
@@ -136,6 +138,8 @@ class Torch(Backend):
         return a.sum(-1, dtype=torch.float64).to(a.dtype)
 
     def total(self, xp: Any, a: Any) -> Any:
+        if torch.jit.is_tracing():
+            return super().total(xp, a)
         few = a.numel() <= 512
         if torch.compiler.is_compiling() or not a.is_cpu or not (few or a.dtype == torch.float32):
             return super().total(xp, a)
@@ -143,18 +147,20 @@ class Torch(Backend):
             return a.sum()
         if _are_numpys((a,)) and not _may_differentiate((a,)):
             # The threads of an operation of PyTorch's wait some ms for more to do, in the way of NumPy's.
-            return _from_numpy(np.asarray(IN_NUMPY.total(np, a.numpy())))
+            return _from_numpy(np.asarray(IN_NUMPY.total(np, _to_numpy(a))))
         return a.sum(dtype=torch.float64).to(a.dtype)
 
     def are_known(self, xp: Any, a: Any) -> bool:
         if not _are_numpys((a,)):
             return super().are_known(xp, a)
-        return IN_NUMPY.are_known(np, a.detach().numpy())
+        return IN_NUMPY.are_known(np, _to_numpy(a))
 
     def run(self, task: Task) -> tuple[Any, ...]:
         if not task.lead:  # one row becomes a batch of one: forward mode gives numbers of no dimensions another dtype
             rows = tuple(None if a is None else a.unsqueeze(0) for a in task.rows)
             return tuple(r.squeeze(0) for r in self.run(replace(task, rows=rows, lead=(1,))))
+        if torch.compiler.is_compiling() and not _can_be_compiled():
+            torch._dynamo.graph_break(msg="these transforms of torch.func are run, not compiled")  # type: ignore[no-untyped-call]
         arrays = [a for a in task.arrays if a is not None]
         if _are_numpys(arrays):
             return _run_in_numpy(task, arrays, summed=False)
@@ -169,7 +175,7 @@ class Torch(Backend):
             apply = _Eager.apply
         else:
             apply = _without_binding(_Eager)
-        results: tuple[Any, ...] = apply(task.emptied(), None, a, b, c, d, e)  # type: ignore[no-untyped-call]
+        results: tuple[Any, ...] = apply(task.emptied(), False, a, b, c, d, e)  # type: ignore[no-untyped-call]
         return results
 
     def run_total(self, task: Task) -> tuple[Any, ...]:
@@ -204,8 +210,10 @@ class Torch(Backend):
             with torch.autocast(hidden.device.type, enabled=False):
                 return self.scan(task, step, totals)
         if not self.is_computed(*task.arrays):
-            # A compiler would fuse the blocks again, and batched gradients have no rule for concat.
-            if torch.compiler.is_compiling() or any(is_legacy_batchedtensor(a) for a in task.arrays if a is not None):
+            # A compiler would fuse the blocks again, a trace may be run with more rows than these blocks have, and batched
+            # gradients have no rule for concat.
+            is_recorded = torch.compiler.is_compiling() or torch.jit.is_tracing()
+            if is_recorded or any(is_legacy_batchedtensor(a) for a in task.arrays if a is not None):
                 return tuple(step(totals, task.rows))
             return super().scan(task, step, totals)
         return scan_in_place(task, step, totals, None)
@@ -319,7 +327,7 @@ class _NumPy(NumPy):
 
 def _are_plain(arrays: Sequence[Any]) -> bool:
     """Whether all hold values: none is traced, fake or inside a transform."""
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None:
         return False
     if torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.PROXY) is not None:  # make_fx records operations
         return False
@@ -331,45 +339,6 @@ def _are_numpys(arrays: Sequence[Any]) -> bool:
     return _are_plain(arrays) and not get_interpreter_stack() and all(a.is_cpu for a in arrays)
 
 
-class _Call:
-    """One call of `_InNumPy`: whether the first result is to be its sum, and what is kept for the backward pass.
-
-    Of a sum that is the gradient, if it is of at most `GRADIENT_BYTES`, and nothing else may be asked for; else what
-    `Task.run_and_keep` keeps.
-    """
-
-    def __init__(self, task: Task, *, summed: bool) -> None:
-        first, *others = (a is not None and a.requires_grad for a in task.arrays)
-        self.summed = summed
-        is_small = task.rows[0].nbytes <= GRADIENT_BYTES
-        self.keeps_gradient = is_small and summed and task.kernel is loss and first and not any(others)
-        self.kept: tuple[Any, ...] = ()
-        self.gradients: list[Any] = []
-
-    def run(self, task: Task) -> tuple[Any, ...]:
-        """Run the task, which is in NumPy, and keep what is to be kept."""
-        if self.keeps_gradient:
-            losses, gradient = task.run(loss_and_grad, task.rows)
-            self.gradients.append(gradient)
-            return (losses,)
-        results, self.kept = task.run_and_keep()
-        return results
-
-    def gradient(self, c: Any) -> Any:
-        """The kept gradient times the cotangent c, for the first who asks; None for others, and where digits are lost.
-
-        That is where it has been rounded to half precision, and where c lifts numbers below the smallest normal one.
-        """
-        try:
-            gradient = self.gradients.pop()
-        except IndexError:
-            return None
-        if c == 1:
-            return gradient
-        is_exact = gradient.dtype == c.dtype and 0 < abs(c) <= 1  # and where c is 0, no row counts
-        return np.multiply(gradient, c, out=gradient) if is_exact else None
-
-
 def _run_in_numpy(task: Task, arrays: Sequence[Any], *, summed: bool) -> tuple[Any, ...]:
     """Run a task of tensors that NumPy can read, its `arrays` but for None; of the first result the sum, if asked."""
     if not _may_differentiate(arrays):
@@ -378,7 +347,7 @@ def _run_in_numpy(task: Task, arrays: Sequence[Any], *, summed: bool) -> tuple[A
         results = task.at_once()
         return (BACKEND.total(task.xp, results[0]), *results[1:]) if summed else results
     a, b, c, d, e = (*task.arrays, *(None,) * 5)[:5]
-    attached: tuple[Any, ...] = _without_binding(_InNumPy)(task.emptied(), _Call(task, summed=summed), a, b, c, d, e)
+    attached: tuple[Any, ...] = _without_binding(_InNumPy)(task.emptied(), summed, a, b, c, d, e)
     return attached
 
 
@@ -424,12 +393,42 @@ def _numpys(options: Any) -> Any:
     return options._replace(dtype=getattr(np, str(options.dtype).rpartition(".")[2]), backend=IN_NUMPY)
 
 
+class _Memory:
+    """A tensor's memory as NumPy takes it.
+
+    `Tensor.numpy` would mark the storage as one that is not to be resized.
+    """
+
+    __slots__ = ("__array_interface__", "tensor")
+
+    def __init__(self, tensor: torch.Tensor) -> None:
+        self.tensor = tensor  # keeps the memory alive
+        size = tensor.itemsize
+        self.__array_interface__ = {
+            "version": 3,
+            "shape": tuple(tensor.shape),
+            "typestr": _TYPES[tensor.dtype],
+            "data": (tensor.data_ptr(), False),
+            "strides": None if tensor.is_contiguous() else tuple([size * step for step in tensor.stride()]),
+        }
+
+
+_TYPES = {torch.bfloat16: BFLOAT16.str} | {
+    getattr(torch, name): np.dtype(name).str
+    for name in (
+        *("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"),
+        *("float16", "float32", "float64", "complex64", "complex128"),
+    )
+}
+
+
 def _to_numpy(array: Any) -> Any:
+    """The NumPy array in a tensor's memory, or of its values where they are not in memory as they are."""
     if array is None:
         return None
-    if array.dtype == torch.bfloat16:
-        return array.view(torch.uint16).numpy(force=True).view(BFLOAT16)
-    return array.numpy(force=True)
+    if array.is_neg() or array.is_conj() or array._is_zerotensor():
+        array = torch.zeros_like(array).add(array)
+    return np.asarray(_Memory(array))
 
 
 def _from_numpy(array: Any) -> Any:
@@ -458,68 +457,101 @@ def _is_transformed(array: Any) -> bool:
     return is_functorch_wrapped_tensor(array) or is_legacy_batchedtensor(array)
 
 
+def _transforms() -> list[Any]:
+    """The kinds of the active transforms of torch.func."""
+    return [interpreter.key() for interpreter in get_interpreter_stack() or ()]
+
+
 def _may_attach() -> bool:
     """Whether an autograd.Function is right here.
 
-    Not under two transforms of forward mode, where its derivative would be 0, nor under a compiled vmap, which does not
-    ask for its rule.
+    Not under two transforms of forward mode, where its derivative would be 0, nor compiled inside any transform, where
+    the compiler does not ask for its rules, and differentiates its backward pass no more; nor in `torch.jit.trace`, which
+    would record a call of it.
     """
-    kinds = [interpreter.key() for interpreter in get_interpreter_stack() or ()]
-    if torch.compiler.is_compiling():
-        return TransformType.Vmap not in kinds
-    return kinds.count(TransformType.Jvp) < 2
+    if torch.jit.is_tracing():
+        return False
+    kinds = _transforms()
+    return not kinds if torch.compiler.is_compiling() else kinds.count(TransformType.Jvp) < 2
+
+
+def _can_be_compiled() -> bool:
+    """Whether PyTorch compiles products inside the active transforms: not in forward mode twice, or in three vmaps."""
+    kinds = _transforms()
+    forward = kinds.count(TransformType.Jvp)
+    return forward == 0 or (forward == 1 and kinds.count(TransformType.Vmap) < 3)
 
 
 def _is_transforming() -> bool:
     """Whether a transform of torch.func is active."""
-    return bool(get_interpreter_stack())
+    return bool(_transforms())
+
+
+def _is_run_as_recorded() -> bool:
+    """Whether a compiler records operations and runs them as they are: `torch.compile` with the backend "eager".
+
+    Then a second derivative of the compiled function may be asked for. Other backends refuse it.
+    """
+    from torch._dynamo.symbolic_convert import tls  # noqa: PLC0415  (slow to import)
+
+    compiler = tls.current_tx.output.compiler_fn if hasattr(tls, "current_tx") else None
+    return getattr(compiler, "_compiler_name", None) == "eager"
 
 
 # What torch.compiler.assume_constant_result does after importing the compiler, which takes seconds.
 _may_attach._dynamo_marked_constant = True  # type: ignore[attr-defined]
+_can_be_compiled._dynamo_marked_constant = True  # type: ignore[attr-defined]
 _is_transforming._dynamo_marked_constant = True  # type: ignore[attr-defined]
+_is_run_as_recorded._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 class _Compiled(torch.autograd.Function):
     """A kernel with its analytic derivative with respect to the first array, and autograd's in the others.
 
-    Saves its inputs and nothing else.
+    Saves its inputs and nothing else. Of what is `summed`, the first result is the sum; see `_InNumPy`.
     """
 
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(empty: Task, call: Any, a: Any, b: Any, c: Any, d: Any, e: Any) -> Any:
+    def forward(empty: Task, summed: bool, a: Any, b: Any, c: Any, d: Any, e: Any) -> Any:
         return _filled(empty, (a, b, c, d, e)).at_once()
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        ctx.empty, ctx.call, *arrays = inputs
+        ctx.empty, ctx.summed, *arrays = inputs
         ctx.save_for_backward(*arrays)
         ctx.set_materialize_grads(False)
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Any) -> Any:
-        arrays = ctx.saved_tensors
-        found = [None] * len(arrays)
-        if any(c is not None for c in cotangents):
-            task = _filled(ctx.empty, arrays)
-            if ctx.needs_input_grad[2]:
-                found[0] = task.vjp(cotangents)
-            others = [i for i in range(1, len(arrays)) if ctx.needs_input_grad[i + 2]]
-            if others:
-                results, pull = _vjp(task.partial(others), *(arrays[i] for i in others))
-                whole = (torch.zeros_like(r) if c is None else c for r, c in zip(results, cotangents, strict=True))
-                for i, cotangent in zip(others, pull(tuple(whole)), strict=True):
-                    found[i] = cotangent
-        return None, None, *found
+        if not (torch.compiler.is_compiling() and _is_run_as_recorded()):
+            return None, None, *_pulled(ctx, ctx.saved_tensors, cotangents, BACKEND)
+        with torch.enable_grad():  # which is recorded as well: autograd differentiates what has been recorded
+            return None, None, *_pulled(ctx, ctx.saved_tensors, cotangents, FORMULAS)
+
+
+def _pulled(ctx: Any, arrays: Sequence[Any], cotangents: Sequence[Any], backend: Any) -> list[Any]:
+    """The cotangents of the arrays of a `_Compiled`, computed by that backend; None for those that nobody needs."""
+    found: list[Any] = [None] * len(arrays)
+    if any(c is not None for c in cotangents):
+        task = _filled(replace(ctx.empty, options=ctx.empty.options._replace(backend=backend)), arrays)
+        if ctx.needs_input_grad[2]:
+            found[0] = task.vjp(cotangents)
+        others = [i for i in range(1, len(arrays)) if ctx.needs_input_grad[i + 2]]
+        if others:
+            results, pull = _vjp(task.partial(others), *(arrays[i] for i in others))
+            whole = (torch.zeros_like(r) if c is None else c for r, c in zip(results, cotangents, strict=True))
+            for i, cotangent in zip(others, pull(tuple(whole)), strict=True):
+                found[i] = cotangent
+    return found
 
 
 class _Eager(_Compiled):
     """With forward mode, and blocks of rows."""
 
     @staticmethod
-    def forward(empty: Task, call: Any, a: Any, b: Any, c: Any, d: Any, e: Any) -> Any:
+    def forward(empty: Task, summed: bool, a: Any, b: Any, c: Any, d: Any, e: Any) -> Any:
         return BACKEND.compute(_filled(empty, (a, b, c, d, e)))
 
     @staticmethod
@@ -546,34 +578,68 @@ class _Eager(_Compiled):
 class _InNumPy(_Eager):
     """Of tensors that NumPy can read: in NumPy from beginning to end, where no second derivative may be asked for.
 
-    Keeps what its `_Call` keeps as well.
+    Saves, beside its inputs, the gradient, if it is that of a sum and of at most `GRADIENT_BYTES`, and nothing else may
+    be asked for; otherwise what `Task.run_and_keep` keeps.
     """
 
     @staticmethod
-    def forward(empty: Task, call: Any, a: Any, b: Any, c: Any, d: Any, e: Any) -> Any:
-        return _tensors(call.run(_in_numpy(empty, (a, b, c, d, e))), summed=call.summed)
+    def forward(ctx: Any, empty: Task, summed: bool, *arrays: Any) -> Any:
+        ctx.empty, ctx.summed = empty, summed
+        task = _in_numpy(empty, arrays)
+        first, *others = ctx.needs_input_grad[2:]
+        is_small = task.rows[0].nbytes <= GRADIENT_BYTES
+        ctx.has_gradient = is_small and summed and task.kernel is loss and first and not any(others)
+        if ctx.has_gradient:
+            losses, gradient = task.run(loss_and_grad, task.rows)
+            results, kept = (losses,), (gradient,)
+        else:
+            results, kept = task.run_and_keep()
+        ctx.save_for_backward(*arrays, *map(_from_numpy, kept))
+        ctx.save_for_forward(*arrays)
+        ctx.set_materialize_grads(False)
+        return _tensors(results, summed=summed)
+
+    setup_context = staticmethod(torch.autograd.Function.setup_context)  # none: `forward` takes the context
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Any) -> Any:
         first, *others = cotangents
         needed = ctx.needs_input_grad
+        saved = ctx.saved_tensors
+        arrays, kept = saved[: len(needed) - 2], saved[len(needed) - 2 :]
         is_first = needed[2] and not any(needed[3:]) and ctx.empty.kernel is loss and first is not None
         if is_first and not (torch.is_grad_enabled() or forward_ad._current_level >= 0) and _are_numpys((first,)):
-            c = _to_numpy(first)
-            found = ctx.call.gradient(c)
+            found = _times(*kept, first) if ctx.has_gradient else None
             if found is None:
-                task = _in_numpy(ctx.empty, ctx.saved_tensors)
+                task = _in_numpy(ctx.empty, arrays)
                 with np.errstate(all="ignore"):
-                    found = task.vjp((c,), ctx.call.kept)
-            return None, None, _from_numpy(found), None, None, None, None
-        if first is not None and ctx.call.summed:
+                    kept = () if ctx.has_gradient else tuple(map(_to_numpy, kept))
+                    found = _from_numpy(task.vjp((_to_numpy(first),), kept))
+            return None, None, found, None, None, None, None
+        if first is not None and ctx.summed:
             first = first.expand(ctx.empty.lead)
-        return _Eager.backward(ctx, first, *others)
+        return None, None, *_pulled(ctx, arrays, (first, *others), BACKEND)
 
     @staticmethod
     def jvp(ctx: Any, *inputs: Any) -> Any:
         first, *others = _Eager.jvp(ctx, *inputs)
-        return BACKEND.total(torch_namespace, first) if ctx.call.summed else first, *others
+        return BACKEND.total(torch_namespace, first) if ctx.summed else first, *others
+
+
+def _times(gradient: Any, c: Any) -> Any:
+    """The gradient of a sum times the sum's cotangent c, as a tensor that nobody else holds; None where digits are lost.
+
+    That is where it has been rounded to half precision, and where c lifts numbers below the smallest normal one.
+    """
+    if c == 1:
+        return gradient.clone() if _is_graph_kept() else gradient
+    is_exact = gradient.dtype == c.dtype and 0 < abs(c) <= 1  # and where c is 0, no row counts
+    return _from_numpy(np.multiply(_to_numpy(gradient), _to_numpy(c))) if is_exact else None
+
+
+def _is_graph_kept() -> bool:
+    """Whether the backward pass that runs now may run again, with the same saved tensors."""
+    return bool(torch._C._autograd._get_current_graph_task_keep_graph())
 
 
 class _Linear(torch.autograd.Function):
@@ -582,28 +648,29 @@ class _Linear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, empty: Any, *arrays: Any) -> Any:
         task = empty.filled(arrays)
-        ctx.empty, ctx.gradients = empty, None
-        ctx.save_for_backward(*arrays)
+        ctx.empty = empty
         if task.recompute:
+            ctx.save_for_backward(*arrays)
             return BACKEND.linear(task)
         wanted = [ctx.needs_input_grad[i + 1] for i in task.LAYER]
-        losses, *ctx.gradients = _computed(task, lambda task: task.losses_and_gradients(*wanted, rounded=False))
+        losses, *gradients = _computed(task, lambda task: task.losses_and_gradients(*wanted, rounded=False))
+        ctx.save_for_backward(*arrays, *gradients)
         return task.reduced(losses)
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Any) -> Any:
-        (c,), arrays, needed = cotangents, ctx.saved_tensors, ctx.needs_input_grad[1:]
+        (c,), saved, needed = cotangents, ctx.saved_tensors, ctx.needs_input_grad[1:]
+        arrays, gradients = saved[: len(needed)], saved[len(needed) :]
         task = ctx.empty.filled(arrays)
         found: list[Any] = [None] * len(arrays)
         if not torch.is_grad_enabled():  # nobody differentiates this
-            gradients, ctx.gradients = ctx.gradients, None  # written to here: whoever comes again has new ones
-            if gradients is None or not BACKEND.is_computed(c):
+            if gradients and BACKEND.is_computed(c):
+                gradients = _scaled(gradients, c, arrays)
+            else:
                 hidden, labels, a, *shared = arrays
                 scaled = task.filled((hidden, labels, torch.where(a == 0, a, a * c), *shared))
                 wanted = [needed[i] for i in task.LAYER]
                 gradients = _computed(scaled, lambda task: task.losses_and_gradients(*wanted))[1:]
-            else:
-                gradients = _scaled(gradients, c, arrays)
             for i, gradient in zip(task.LAYER, gradients, strict=True):
                 found[i] = gradient
         others = [i for i, is_needed in enumerate(needed) if is_needed and found[i] is None]
@@ -615,14 +682,17 @@ class _Linear(torch.autograd.Function):
 
 
 def _scaled(gradients: Sequence[Any], c: Any, arrays: Sequence[Any]) -> list[Any]:
-    """The kept gradients in a layer, which may be written to, times the cotangent of the sum; 0 where none counts."""
-    layer = [arrays[i] for i in LinearTask.LAYER]
+    """The saved gradients in a layer times the cotangent of the sum; 0 where none counts.
+
+    They are written to, unless the graph is kept, and with it what it has saved.
+    """
+    layer, is_kept = [arrays[i] for i in LinearTask.LAYER], _is_graph_kept()
     if c.is_cpu and c == 1:
-        return [None if g is None else g.to(a.dtype) for g, a in zip(gradients, layer, strict=True)]
+        return [None if g is None else g.to(a.dtype, copy=is_kept) for g, a in zip(gradients, layer, strict=True)]
     is_counted = arrays[2] != 0
     factors = [torch.where(is_counted, c, 1.0).unsqueeze(-1), *[torch.where(is_counted.any(), c, 1.0)] * 2]
     return [
-        None if g is None else g.mul_(factor).to(a.dtype)
+        None if g is None else (g * factor if is_kept else g.mul_(factor)).to(a.dtype)
         for g, factor, a in zip(gradients, factors, layer, strict=True)
     ]
 
@@ -631,5 +701,13 @@ def _filled(empty: Task, arrays: Sequence[Any]) -> Task:
     return empty.filled(arrays[: len(empty.arrays)])
 
 
+class _Formulas(Torch):
+    """The formulas as they are, to be differentiated operation by operation."""
+
+    def run(self, task: Task) -> tuple[Any, ...]:
+        return task.at_once()
+
+
 IN_NUMPY = _NumPy()
 BACKEND = Torch()
+FORMULAS = _Formulas()
