@@ -453,6 +453,10 @@ class Backend:
         """A context in which waiting for a device, or computing something lazy, raises; here nothing is noticed."""
         return nullcontext()
 
+    def quiet(self) -> AbstractContextManager[Any]:
+        """A context in which results that are not finite neither warn nor raise; here nobody does."""
+        return nullcontext()
+
     def run(self, task: Task) -> Arrays:
         """Run the task's kernel on its rows, in blocks of them or at once."""
         if self.block_bytes is None or task.row_bytes() * math.prod(task.lead) <= self.block_bytes:

@@ -170,8 +170,11 @@ class NumPy(Backend):
 
     def total(self, xp: Any, a: Any) -> Any:
         if a.dtype == np.float32:
-            return np.float32(np.add.reduce(a, axis=None, dtype=np.float64))
-        return super().total(xp, a)
+            total = np.add.reduce(a, axis=None, dtype=np.float64)
+            if total == 0 or TINY <= abs(total) <= LARGEST:  # to be quiet takes 1 us
+                return np.float32(total)
+        with self.quiet():
+            return np.float32(total) if a.dtype == np.float32 else super().total(xp, a)
 
     def sum_of_rows(self, xp: Any, a: Any) -> Any:
         end = a.shape[0] - a.shape[0] % 32  # NumPy adds one row after the other
@@ -204,11 +207,15 @@ class NumPy(Backend):
 
     def rejects(self, array: Any) -> str | None:
         if isinstance(array, np.ma.MaskedArray | np.matrix):  # their arithmetic is another
-            return f"expected a plain array, got {type(array).__name__}"
+            way_out = "fill it, and weigh with 0 what is masked" if np.ma.isMA(array) else "take numpy.asarray of it"
+            return f"expected a plain array, got {type(array).__name__}; {way_out}"
         return None
 
     def is_readable(self, array: Any) -> bool:
         return True
+
+    def quiet(self) -> Any:
+        return np.errstate(all="ignore")
 
     def may_choose(self, *arrays: Any) -> bool:
         return True
@@ -216,7 +223,7 @@ class NumPy(Backend):
     def run(self, task: Task) -> tuple[Any, ...]:
         task = _plain(task)
         if task.rows[0].nbytes <= SMALL:
-            with np.errstate(all="ignore"):
+            with self.quiet():
                 return task.at_once()
         threads, row = self.threads(), task.row_bytes()
         most = FEW_BYTES if row <= FEW * np.dtype(task.options.dtype).itemsize else self.block_bytes
@@ -249,11 +256,11 @@ class NumPy(Backend):
         return True
 
     def linear(self, task: Any) -> Any:
-        with np.errstate(all="ignore"):
+        with self.quiet():
             return super().linear(_plain(task))
 
     def linear_and_gradients(self, task: Any) -> tuple[Any, ...]:
-        with np.errstate(all="ignore"):
+        with self.quiet():
             return super().linear_and_gradients(_plain(task))
 
     def scan(self, task: Any, step: Any, totals: Any) -> tuple[Any, ...]:
@@ -319,6 +326,8 @@ def _plain(task: Task) -> Task:
         return task
     return task.filled([np.asarray(a) if isinstance(a, np.ndarray) else a for a in task.arrays])
 
+
+TINY, LARGEST = float(np.finfo(np.float32).tiny), float(np.finfo(np.float32).max)
 
 FEW = 64
 MANY = 1 << 12
