@@ -17,9 +17,10 @@ REDUCTIONS = ("none", "mean", "sum")
 REAL = ("bool", "integral", "real floating")
 SCALARS = "2024.12"
 """The Array API standard since which functions take Python scalars."""
+DENOMINATOR = "a positive finite number or an array of no dimensions"
 NOT_BROADCAST = "reshape it: nothing is broadcast"
 SIZES = "call compute_chunk_sizes() on the arrays whose sizes are not known"
-WIDER = "scale them down, or cast the logits to a wider dtype"
+WIDER = "scale them, or cast the logits to a wider dtype"
 LARGEST = math.nextafter(INF, 0.0)
 
 
@@ -197,6 +198,7 @@ def checked_options(
     denominator: float | Array | None,
 ) -> Options:
     """The options of a problem whose logits have that dtype."""
+    require_no_axes(denominator)
     options = Options(
         dtype := computed_dtype(context.xp, dtype),
         context.backend,
@@ -300,15 +302,16 @@ class LinearProblem(NamedTuple):
 
     def loss(self) -> Array:
         """The loss, reduced."""
-        return self.reduced(self.backend.linear(self.task))
+        with self.backend.quiet():
+            return self.reduced(self.backend.linear(self.task))
 
     def loss_and_gradients(self) -> tuple[Array, Arrays]:
         """The loss, reduced, and the gradients of the layer's inputs, weight and bias."""
-        losses, d_hidden, d_weight, d_bias = self.backend.linear_and_gradients(self.task)
-        d_hidden = self.task.xp.reshape(d_hidden, (*self.lead, d_hidden.shape[-1]))
         with self.backend.quiet():
-            loss = self.task.reduced(losses)
-        return self.reduced(loss), (d_hidden, d_weight, d_bias)
+            losses, d_hidden, d_weight, d_bias = self.backend.linear_and_gradients(self.task)
+            loss = self.reduced(self.task.reduced(losses))
+        d_hidden = self.task.xp.reshape(d_hidden, (*self.lead, d_hidden.shape[-1]))
+        return loss, (d_hidden, d_weight, d_bias)
 
     def reduced(self, loss: Array) -> Array:
         xp = self.task.xp
@@ -406,6 +409,7 @@ def binary_problem(
     )
     xp, backend = context
     require_floating(xp, "logits", logits)
+    require_no_axes(denominator)
     require_shape("labels", labels, logits.shape, "that of logits")
     if not is_dtype(xp, labels, REAL):
         expected, got = "a real floating, an integer or the bool dtype", f"got {dtype_text(labels.dtype)}"
@@ -593,26 +597,29 @@ def checked_denominator(denominator: float | Array | None, reduction: str) -> fl
     if reduction != "mean":
         expected, way_out = f"None with reduction {reduction!r}", "leave it out, or take reduction 'mean'"
         raise invalid(ValueError, "denominator", expected, f"got {denominator}", way_out)
-    expected = "a positive finite number or an array of no dimensions"
     if isinstance(denominator, (Real, str)):
-        return positive_number("denominator", denominator, expected)
-    shape = getattr(denominator, "shape", ())
-    if shape != ():
-        raise invalid(ValueError, "denominator", expected, f"got shape {shape_text(shape)}", "take its sum")
+        return positive_number("denominator", denominator, DENOMINATOR)
     return denominator
+
+
+def require_no_axes(denominator: float | Array | None) -> None:
+    """Raise ValueError for a denominator that is an array of more than one number."""
+    if not (denominator is None or isinstance(denominator, float) or denominator.shape == ()):
+        got = f"got shape {shape_text(denominator.shape)}"
+        raise invalid(ValueError, "denominator", DENOMINATOR, got, "take its sum")
 
 
 def checked_weight(context: Context, name: str, weight: Array, dtype: Any, *, positive: bool = False) -> Array:
     """`weight` in `dtype`; what is negative or not finite raises where it can be read, elsewhere it is NaN."""
-    xp, backend = context
+    xp = context.xp
     if weight.dtype != dtype and not is_dtype(xp, weight, REAL):
         raise invalid(TypeError, name, "a real dtype", f"got {dtype_text(weight.dtype)}", "cast it, say to float32")
-    with backend.quiet():
+    with context.backend.quiet():
         values = _rows.cast(xp, weight, dtype)
-        fits = ((values > 0) if positive else (values >= 0)) & (values < INF)
+        wrong = ~(((values > 0) if positive else (values >= 0)) & (values < INF))
         if weight.dtype != dtype and xp.isdtype(weight.dtype, "real floating"):
-            fits = fits & ((values != 0) | ~(weight > 0))  # it would silently be a weight of 0
-        position = None if backend.holds(xp, fits) else first_true(context, ~fits)
+            wrong = wrong | ((values == 0) & (weight > 0))  # it would silently be a weight of 0
+        position = first_true(context, wrong)
     if position is not None:
         kind = dtype_text(values.dtype)
         expected = f"a positive finite {kind}" if positive else f"finite {kind} numbers that are not negative"
@@ -622,7 +629,7 @@ def checked_weight(context: Context, name: str, weight: Array, dtype: Any, *, po
         if 0 < float(value_at(xp, weight, position)) < INF:
             way_out = WIDER
         raise invalid(ValueError, name, expected, f"but {at(xp, name, weight, position)}", way_out)
-    return xp.where(fits, values, NAN)
+    return xp.where(wrong, NAN, values)
 
 
 def comparable(context: Context, labels: Array, ignore_index: int | None) -> Indices:

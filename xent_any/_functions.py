@@ -10,7 +10,7 @@ from array_api_compat import array_namespace
 
 from . import _check, _errors, _rows
 from ._types import Array, ArrayT
-from ._types import Reduction as Reduction
+from ._types import Reduction as Reduction  # noqa: PLC0414  (the adapters take it from here)
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
