@@ -199,6 +199,7 @@ def checked_options(
 ) -> Options:
     """The options of a problem whose logits have that dtype."""
     require_no_axes(denominator)
+    require_real(context.xp, {"denominator": denominator})
     options = Options(
         dtype := computed_dtype(context.xp, dtype),
         context.backend,
@@ -227,6 +228,7 @@ def labelled(
 ) -> Plan:
     """Check what does not depend on what the labels and the weights hold."""
     xp, count = context.xp, rows.shape[rows.axis]
+    require_real(xp, {"class_weight": class_weight, "sample_weight": sample_weight})
     if class_weight is not None:
         require_shape("class_weight", class_weight, (count,), "one for each class")
     if sample_weight is not None:
@@ -410,6 +412,7 @@ def binary_problem(
     xp, backend = context
     require_floating(xp, "logits", logits)
     require_no_axes(denominator)
+    require_real(xp, {"pos_weight": pos_weight, "sample_weight": sample_weight, "denominator": denominator})
     require_shape("labels", labels, logits.shape, "that of logits")
     if not is_dtype(xp, labels, REAL):
         expected, got = "a real floating, an integer or the bool dtype", f"got {dtype_text(labels.dtype)}"
@@ -533,6 +536,12 @@ def require_floating(xp: Any, name: str, array: Array) -> None:
         raise invalid(TypeError, name, "a real floating dtype", got, "cast it, say to float32")
 
 
+def require_real(xp: Any, weights: Mapping[str, float | Array | None]) -> None:
+    for name, array in weights.items():
+        if not (array is None or isinstance(array, float) or is_dtype(xp, array, REAL)):
+            raise invalid(TypeError, name, "a real dtype", f"got {dtype_text(array.dtype)}", "cast it, say to float32")
+
+
 def require_dtype(name: str, array: Array, other: Array, of: str) -> None:
     if array.dtype != other.dtype:
         expected = f"{dtype_text(other.dtype)}, the dtype of {of}"
@@ -612,8 +621,6 @@ def require_no_axes(denominator: float | Array | None) -> None:
 def checked_weight(context: Context, name: str, weight: Array, dtype: Any, *, positive: bool = False) -> Array:
     """`weight` in `dtype`; what is negative or not finite raises where it can be read, elsewhere it is NaN."""
     xp = context.xp
-    if weight.dtype != dtype and not is_dtype(xp, weight, REAL):
-        raise invalid(TypeError, name, "a real dtype", f"got {dtype_text(weight.dtype)}", "cast it, say to float32")
     with context.backend.quiet():
         values = _rows.cast(xp, weight, dtype)
         wrong = ~(((values > 0) if positive else (values >= 0)) & (values < INF))
