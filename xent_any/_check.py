@@ -3,7 +3,7 @@
 import math
 import operator
 from collections.abc import Mapping
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from numbers import Real
 from typing import Any, NamedTuple
 
@@ -264,34 +264,37 @@ def weighted(
     """
     context, options, axis, count, lead, indices, denominator = plan
     (xp, backend), dtype = context, options.dtype
-    if class_weight is not None:
-        class_weight = checked_weight(context, "class_weight", class_weight, dtype)
-    weight = None
-    if sample_weight is not None:
-        weight = checked_weight(context, "sample_weight", sample_weight, dtype)
+    is_plain = class_weight is None and sample_weight is None and indices is not None
+    is_plain = is_plain and (denominator is None or isinstance(denominator, float))
+    with nullcontext() if is_plain else backend.quiet():
+        if class_weight is not None:
+            class_weight = checked_weight(context, "class_weight", class_weight, dtype)
+        weight = None
+        if sample_weight is not None:
+            weight = checked_weight(context, "sample_weight", sample_weight, dtype)
 
-    total = None  # each row's share of the divisor, but for its sample weight
-    if indices is not None:
-        labels, ignored, wrong = class_indices(context, labels, count, indices, ignore_index)
-        if ignored is not None:
-            weight = xp.where(ignored, 0.0, backend.share(xp, like, dtype, (), 1.0) if weight is None else weight)
-        if class_weight is not None and denominator is None:
-            task = Task(_rows.label_weight, xp, options, (labels,), (class_weight,), lead)
+        total = None  # each row's share of the divisor, but for its sample weight
+        if indices is not None:
+            labels, ignored, wrong = class_indices(context, labels, count, indices, ignore_index)
+            if ignored is not None:
+                weight = xp.where(ignored, 0.0, backend.share(xp, like, dtype, (), 1.0) if weight is None else weight)
+            if class_weight is not None and denominator is None:
+                task = Task(_rows.label_weight, xp, options, (labels,), (class_weight,), lead)
+                (total,) = backend.run(task)
+        else:
+            labels = classes_last(xp, labels, axis)
+            task = Task(_rows.label_total, xp, options, (labels,), (class_weight,), lead)
             (total,) = backend.run(task)
-    else:
-        labels = classes_last(xp, labels, axis)
-        task = Task(_rows.label_total, xp, options, (labels,), (class_weight,), lead)
-        (total,) = backend.run(task)
-        wrong = None if backend.are_known(xp, total) else xp.isnan(total)
-        position = None if wrong is None else first_true(context, wrong)
-        if position is not None:
-            row = f"row {shape_text(position)}" if position else "the row"
-            got, way_out = f"but {row} has another value", "take their softmax, if they are logits"
-            raise invalid(ValueError, "labels", "probabilities, finite and not negative", got, way_out)
-    name = "labels" if class_weight is None else "class_weight"
-    name = name if sample_weight is None else "sample_weight"
-    scale, divisor = scaled(context, like, dtype, lead, weight, total, wrong, denominator, name)
-    return labels, class_weight, scale, divisor
+            wrong = None if backend.are_known(xp, total) else xp.isnan(total)
+            position = None if wrong is None else first_true(context, wrong)
+            if position is not None:
+                row = f"row {shape_text(position)}" if position else "the row"
+                got, way_out = f"but {row} has another value", "take their softmax, if they are logits"
+                raise invalid(ValueError, "labels", "probabilities, finite and not negative", got, way_out)
+        name = "labels" if class_weight is None else "class_weight"
+        name = name if sample_weight is None else "sample_weight"
+        scale, divisor = scaled(context, like, dtype, lead, weight, total, wrong, denominator, name)
+        return labels, class_weight, scale, divisor
 
 
 class LinearProblem(NamedTuple):
@@ -414,34 +417,36 @@ def binary_problem(
     require_no_axes(denominator)
     require_real(xp, {"pos_weight": pos_weight, "sample_weight": sample_weight, "denominator": denominator})
     require_shape("labels", labels, logits.shape, "that of logits")
-    if not is_dtype(xp, labels, REAL):
-        expected, got = "a real floating, an integer or the bool dtype", f"got {dtype_text(labels.dtype)}"
-        raise invalid(TypeError, "labels", expected, got, "cast it")
     dtype = computed_dtype(xp, logits.dtype)
     require_held(xp, dtype, {"pos_weight": pos_weight, "denominator": denominator})
-    if xp.isdtype(labels.dtype, "bool"):
-        labels = xp.astype(labels, dtype)
-    elif backend.is_readable(labels):
-        values = _rows.cast(xp, labels, dtype) if xp.isdtype(labels.dtype, "integral") else labels
-        position = first_true(context, ~((values >= 0) & (values <= 1)))
+    given = labels
+    if not is_dtype(xp, labels, "real floating"):
+        if not is_dtype(xp, labels, REAL):
+            expected, got = "a real floating, an integer or the bool dtype", f"got {dtype_text(labels.dtype)}"
+            raise invalid(TypeError, "labels", expected, got, "cast it")
+        labels = _rows.cast(xp, labels, dtype)
+    if backend.is_readable(labels):
+        position = first_true(context, ~((labels >= 0) & (labels <= 1)))
         if position is not None:
-            got, way_out = f"but {at(xp, 'labels', labels, position)}", "map labels of two classes to 0 and 1"
+            got, way_out = f"but {at(xp, 'labels', given, position)}", "map labels of two classes to 0 and 1"
             raise invalid(ValueError, "labels", "probabilities in [0, 1]", got, way_out)
-    if isinstance(pos_weight, float):
-        pos_weight = xp.broadcast_to(backend.share(xp, logits, dtype, (), 1.0) * pos_weight, logits.shape)
-    elif pos_weight is not None:
-        sizes = zip(reversed(pos_weight.shape), reversed(logits.shape), strict=False)
-        if pos_weight.ndim > logits.ndim or any(given not in (1, size) for given, size in sizes):
-            expected = f"a shape that broadcasts to that of logits, {shape_text(logits.shape)}"
-            way_out = "give it axes of length 1 where it is to be repeated"
-            raise invalid(ValueError, "pos_weight", expected, f"got {shape_text(pos_weight.shape)}", way_out)
-        pos_weight = xp.broadcast_to(checked_weight(context, "pos_weight", pos_weight, dtype), logits.shape)
-    weight = None
-    if sample_weight is not None:
-        require_shape("sample_weight", sample_weight, logits.shape, "that of logits")
-        weight = checked_weight(context, "sample_weight", sample_weight, dtype)
-    divisor = denominator if reduction == "mean" else 1.0
-    scale, divisor = scaled(context, logits, dtype, logits.shape, weight, None, None, divisor, "sample_weight")
+    is_plain = pos_weight is None and sample_weight is None and (denominator is None or isinstance(denominator, float))
+    with nullcontext() if is_plain else backend.quiet():
+        if isinstance(pos_weight, float):
+            pos_weight = xp.broadcast_to(backend.share(xp, logits, dtype, (), 1.0) * pos_weight, logits.shape)
+        elif pos_weight is not None:
+            sizes = zip(reversed(pos_weight.shape), reversed(logits.shape), strict=False)
+            if pos_weight.ndim > logits.ndim or any(given not in (1, size) for given, size in sizes):
+                expected = f"a shape that broadcasts to that of logits, {shape_text(logits.shape)}"
+                way_out = "give it axes of length 1 where it is to be repeated"
+                raise invalid(ValueError, "pos_weight", expected, f"got {shape_text(pos_weight.shape)}", way_out)
+            pos_weight = xp.broadcast_to(checked_weight(context, "pos_weight", pos_weight, dtype), logits.shape)
+        weight = None
+        if sample_weight is not None:
+            require_shape("sample_weight", sample_weight, logits.shape, "that of logits")
+            weight = checked_weight(context, "sample_weight", sample_weight, dtype)
+        divisor = denominator if reduction == "mean" else 1.0
+        scale, divisor = scaled(context, logits, dtype, logits.shape, weight, None, None, divisor, "sample_weight")
     rows = (logits, labels, pos_weight, scale)
     return Problem(Task(kernel, xp, Options(dtype, backend), rows, (), logits.shape), backend, -1, divisor, reduction)
 
@@ -503,7 +508,7 @@ def way_to_array(name: str, value: Any, arrays: Mapping[str, Any]) -> str:
 
 def require_standard(xp: Any, name: str) -> None:
     """Raise TypeError for a library whose functions do not take Python scalars, as they do since 2024.12."""
-    version = str(getattr(xp, "__array_api_version__", SCALARS))
+    version = getattr(xp, "__array_api_version__", None) or SCALARS
     if version >= SCALARS:
         return
     one = xp.ones(())
@@ -525,7 +530,8 @@ def is_dtype(xp: Any, array: Array, kind: str | tuple[str, ...]) -> bool:
     try:
         if not xp.isdtype(array.dtype, kind):
             return False
-        return not xp.isdtype(array.dtype, "real floating") or xp.finfo(array.dtype).bits >= 16
+        narrow = getattr(array.dtype, "itemsize", 1) == 1
+        return not (narrow and xp.isdtype(array.dtype, "real floating") and xp.finfo(array.dtype).bits < 16)
     except (TypeError, ValueError):
         return False
 
@@ -621,12 +627,11 @@ def require_no_axes(denominator: float | Array | None) -> None:
 def checked_weight(context: Context, name: str, weight: Array, dtype: Any, *, positive: bool = False) -> Array:
     """`weight` in `dtype`; what is negative or not finite raises where it can be read, elsewhere it is NaN."""
     xp = context.xp
-    with context.backend.quiet():
-        values = _rows.cast(xp, weight, dtype)
-        wrong = ~(((values > 0) if positive else (values >= 0)) & (values < INF))
-        if weight.dtype != dtype and xp.isdtype(weight.dtype, "real floating"):
-            wrong = wrong | ((values == 0) & (weight > 0))  # it would silently be a weight of 0
-        position = first_true(context, wrong)
+    values = _rows.cast(xp, weight, dtype)
+    wrong = ~(((values > 0) if positive else (values >= 0)) & (values < INF))
+    if weight.dtype != dtype and xp.isdtype(weight.dtype, "real floating"):
+        wrong = wrong | ((values == 0) & (weight > 0))  # it would silently be a weight of 0
+    position = first_true(context, wrong)
     if position is not None:
         kind = dtype_text(values.dtype)
         expected = f"a positive finite {kind}" if positive else f"finite {kind} numbers that are not negative"
@@ -720,23 +725,22 @@ def scaled(
             denominator = float(size)
         if isinstance(denominator, float):
             return backend.share(xp, like, dtype, shape, denominator), None
-    with backend.quiet():
-        divisor = None
-        given, weight = weight, backend.share(xp, like, dtype, (), 1.0) if weight is None else weight
-        if denominator is None:
-            counted = weight if total is None else total if given is None else weight * total
-            counted = xp.broadcast_to(counted, shape)
-            counted = counted if wrong is None else xp.where(wrong, 0.0, counted)
-            divisor = fitting(context, name, "weights whose sum is", backend.total(xp, counted))
-            weight = xp.where(divisor == 0, 0.0, weight / xp.where(divisor == 0, 1.0, divisor))
-        elif not isinstance(denominator, float):
-            name = "denominator"
-            weight = weight / checked_weight(context, name, denominator, weight.dtype, positive=True)
-        elif denominator != 1:
-            name = "denominator"
-            weight = weight / denominator
-        weight = fitting(context, name, "weights and a divisor of the mean whose quotient is", weight)
-        return xp.broadcast_to(weight if wrong is None else xp.where(wrong, NAN, weight), shape), divisor
+    divisor = None
+    given, weight = weight, backend.share(xp, like, dtype, (), 1.0) if weight is None else weight
+    if denominator is None:
+        counted = weight if total is None else total if given is None else weight * total
+        counted = xp.broadcast_to(counted, shape)
+        counted = counted if wrong is None else xp.where(wrong, 0.0, counted)
+        divisor = fitting(context, name, "weights whose sum is", backend.total(xp, counted))
+        weight = xp.where(divisor == 0, 0.0, weight / xp.where(divisor == 0, 1.0, divisor))
+    elif not isinstance(denominator, float):
+        name = "denominator"
+        weight = weight / checked_weight(context, name, denominator, weight.dtype, positive=True)
+    elif denominator != 1:
+        name = "denominator"
+        weight = weight / denominator
+    weight = fitting(context, name, "weights and a divisor of the mean whose quotient is", weight)
+    return xp.broadcast_to(weight if wrong is None else xp.where(wrong, NAN, weight), shape), divisor
 
 
 def fitting(context: Context, name: str, what: str, values: Array) -> Array:

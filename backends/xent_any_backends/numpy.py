@@ -170,11 +170,16 @@ class NumPy(Backend):
 
     def total(self, xp: Any, a: Any) -> Any:
         if a.dtype == np.float32:
-            total = np.add.reduce(a, axis=None, dtype=np.float64)
+            total = float(np.add.reduce(a, axis=None, dtype=np.float64))
             if total == 0 or TINY <= abs(total) <= LARGEST:  # to be quiet takes 1 us
                 return np.float32(total)
         with self.quiet():
-            return np.float32(total) if a.dtype == np.float32 else super().total(xp, a)
+            return self._total(xp, a)
+
+    def _total(self, xp: Any, a: Any) -> Any:
+        if a.dtype == np.float32:
+            return np.float32(np.add.reduce(a, axis=None, dtype=np.float64))
+        return super().total(xp, a)
 
     def sum_of_rows(self, xp: Any, a: Any) -> Any:
         end = a.shape[0] - a.shape[0] % 32  # NumPy adds one row after the other
@@ -232,6 +237,14 @@ class NumPy(Backend):
         parts = -(-share * row // most)  # as many blocks of equal size for each thread
         size = max(row * -(-share // parts), most // 2)
         return task.in_blocks(size, partial(_in_threads, threads), LAYER.result_like)
+
+    def run_total(self, task: Task) -> tuple[Any, ...]:
+        task = _plain(task)
+        if task.rows[0].nbytes > SMALL:
+            return super().run_total(task)
+        with self.quiet():
+            first, *others = task.at_once()
+            return self._total(task.xp, first), *others
 
     def threads(self) -> int:
         """So many blocks are computed at a time."""
