@@ -24,6 +24,10 @@ WIDER = "scale them, or cast the logits to a wider dtype"
 LARGEST = math.nextafter(INF, 0.0)
 
 
+NOTHING = nullcontext()
+"""For numbers of which nothing overflows: a library's own context takes 1 us."""
+
+
 class Context(NamedTuple):
     """The one library that all arrays of a call belong to, and its backend."""
 
@@ -266,7 +270,7 @@ def weighted(
     (xp, backend), dtype = context, options.dtype
     is_plain = class_weight is None and sample_weight is None and indices is not None
     is_plain = is_plain and (denominator is None or isinstance(denominator, float))
-    with nullcontext() if is_plain else backend.quiet():
+    with NOTHING if is_plain else backend.quiet():
         if class_weight is not None:
             class_weight = checked_weight(context, "class_weight", class_weight, dtype)
         weight = None
@@ -431,7 +435,7 @@ def binary_problem(
             got, way_out = f"but {at(xp, 'labels', given, position)}", "map labels of two classes to 0 and 1"
             raise invalid(ValueError, "labels", "probabilities in [0, 1]", got, way_out)
     is_plain = pos_weight is None and sample_weight is None and (denominator is None or isinstance(denominator, float))
-    with nullcontext() if is_plain else backend.quiet():
+    with NOTHING if is_plain else backend.quiet():
         if isinstance(pos_weight, float):
             pos_weight = xp.broadcast_to(backend.share(xp, logits, dtype, (), 1.0) * pos_weight, logits.shape)
         elif pos_weight is not None:
