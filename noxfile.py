@@ -83,9 +83,11 @@ def lint(session: nox.Session) -> None:
 
 @nox.session
 def types(session: nox.Session) -> None:
-    """The type checker, with the libraries that the adapters import."""
-    session.install(*CONSTRAINED, "--editable", ".[test,torch,jax,lint]")
+    """The type checker, with the libraries that the adapters import; and a second one on calls as users write them."""
+    session.install(*CONSTRAINED, "--editable", ".[test,torch,jax,lint]", "pyright")
     session.run("mypy")
+    session.run("mypy", "tests/typing_uses.py")
+    session.run("pyright")
 
 
 @nox.session

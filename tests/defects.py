@@ -488,10 +488,11 @@ checked(
     "weight = weight / divisor",
     by="contract.mean.over-nothing",
 )
+TOTAL = 'divisor = fitting(context, name, "weights whose sum is", backend.total(xp, counted))'
 checked(
     "mean is 0 where the divisor overflows",
-    "divisor = xp.where(divisor < INF, divisor, NAN)",
-    "pass",
+    TOTAL,
+    "divisor = backend.total(xp, counted)",
     by="contract.weights.overflow-to-zero",
 )
 checked(
@@ -781,8 +782,8 @@ broken(ROWS, "torch")(
 )
 broken(CHECK, "torch")(
     "divisor is a constant",
-    "divisor = xp.where(divisor < INF, divisor, NAN)",
-    "divisor = xp.where(divisor < INF, divisor, NAN).detach()",
+    TOTAL,
+    f"{TOTAL}.detach()",
     by="transforms.grad.probabilities transforms.grad.weights",
 )
 broken(TORCH, "torch", error="vmap")(

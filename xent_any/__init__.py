@@ -1,4 +1,21 @@
-"""Cross-entropy, written once against the Array API standard, right and fast on every array library."""
+"""Cross-entropy, written once against the Array API standard, right and fast on every array library.
+
+Of the arrays of any such library, or of several rows of them at a time:
+
+cross_entropy                           loss of class indices or probabilities
+cross_entropy_value_and_grad            and its gradient, ``softmax(logits) - labels``
+cross_entropy_jvp                       and its derivative in a direction
+cross_entropy_hvp                       its Hessian times a vector
+linear_cross_entropy                    loss of a linear layer, whose logits are never all held
+linear_cross_entropy_value_and_grad     and its gradients
+nll_loss                                loss of log-probabilities
+log_softmax                             log-probabilities
+softmax                                 probabilities
+logsumexp                               logarithm of the sum of exponentials
+binary_cross_entropy                    loss of independent events, one logit for each
+binary_cross_entropy_value_and_grad     and its gradient
+backends                                what is installed here
+"""
 
 from ._backend import Backend as Backend
 from ._backend import BackendInfo as BackendInfo
@@ -17,13 +34,21 @@ from ._functions import log_softmax as log_softmax
 from ._functions import logsumexp as logsumexp
 from ._functions import nll_loss as nll_loss
 from ._functions import softmax as softmax
+from ._types import Array as Array
+from ._types import CrossEntropyOptions as CrossEntropyOptions
+from ._types import LinearOptions as LinearOptions
+from ._types import Reduction as Reduction
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Array",
     "Backend",
     "BackendInfo",
+    "CrossEntropyOptions",
+    "LinearOptions",
     "Piece",
+    "Reduction",
     "Task",
     "backends",
     "binary_cross_entropy",
@@ -39,3 +64,7 @@ __all__ = [
     "nll_loss",
     "softmax",
 ]
+
+for _name in __all__:
+    if _name != "Reduction":  # a type of typing's
+        globals()[_name].__module__ = __name__

@@ -189,7 +189,8 @@ class Backend:
     """How one framework runs the kernels; the defaults suit any array with ``__array_namespace__``.
 
     A framework needs an adapter only to gain something: errors instead of NaN for wrong labels (`is_readable`,
-    `all_below`, `are_known`), checks that calls alike share (`signature`, `share`), blocks (`block_bytes`), single
+    `all_below`, `are_known`), checks that calls alike share (`signature`, `share`), silence about results that are not
+    finite (`quiet`), blocks (`block_bytes`), single
     classes found, read and written by index instead of by comparing (`top`, `winner`, `pick`, `put`, `lessen`), another
     order in memory (`load`), memory that is written to again (`exp`, `minus`, `scaled`, `multiplied`), sums that need
     no array of their terms (`dot`, `others`), what few rows need computed for them alone (`may_choose`, `where`),
@@ -451,6 +452,10 @@ class Backend:
 
     def no_waiting(self) -> AbstractContextManager[Any]:
         """A context in which waiting for a device, or computing something lazy, raises; here nothing is noticed."""
+        return nullcontext()
+
+    def quiet(self) -> AbstractContextManager[Any]:
+        """A context in which results that are not finite neither warn nor raise; here none does."""
         return nullcontext()
 
     def run(self, task: Task) -> Arrays:

@@ -3,16 +3,29 @@
 import math
 import operator
 from collections.abc import Mapping
+from contextlib import nullcontext, suppress
 from numbers import Real
 from typing import Any, NamedTuple
 
 from . import _rows
 from ._backend import Backend, Task, backend_of
+from ._errors import dtype_text, invalid, shape_text
 from ._linear import LinearTask
 from ._rows import INF, NAN, Array, Arrays, Kernel, Options
 
 REDUCTIONS = ("none", "mean", "sum")
+REAL = ("bool", "integral", "real floating")
+SCALARS = "2024.12"
+"""The Array API standard since which functions take Python scalars."""
+DENOMINATOR = "a positive finite number or an array of no dimensions"
+NOT_BROADCAST = "reshape it: nothing is broadcast"
+SIZES = "call compute_chunk_sizes() on the arrays whose sizes are not known"
+WIDER = "scale them, or cast the logits to a wider dtype"
 LARGEST = math.nextafter(INF, 0.0)
+
+
+NOTHING = nullcontext()
+"""For numbers of which nothing overflows: a library's own context takes 1 us."""
 
 
 class Context(NamedTuple):
@@ -79,7 +92,10 @@ class Problem(NamedTuple):
 
     def total(self, values: Array) -> Array:
         """Reduce a value of each row, which is scaled already."""
-        return values if self.reduction == "none" else self.backend.total(self.task.xp, values)
+        if self.reduction == "none":
+            return values
+        with self.backend.quiet():
+            return self.backend.total(self.task.xp, values)
 
     def restore(self, x: Array) -> Array:
         """An array like the rows' logits in the shape of the logits as given."""
@@ -94,22 +110,21 @@ class Rows(NamedTuple):
     axis: int
     of_lead: tuple[Any, ...]  # whose shape `lead` is; see `require_shape`
     of_shape: tuple[Any, ...]
+    is_given: bool  # whether `axis` is an argument
 
 
 def cross_entropy_problem(
     kernel: Kernel,
     arrays: Mapping[str, Array],
-    /,
-    *,
-    axis: int = -1,
-    class_weight: Array | None = None,
-    sample_weight: Array | None = None,
-    ignore_index: int | None = -100,
-    label_smoothing: float = 0.0,
-    z_loss: float = 0.0,
-    softcap: float | None = None,
-    reduction: str = "mean",
-    denominator: float | Array | None = None,
+    axis: int,
+    class_weight: Array | None,
+    sample_weight: Array | None,
+    ignore_index: int | None,
+    label_smoothing: float,
+    z_loss: float,
+    softcap: float | None,
+    reduction: str,
+    denominator: float | Array | None,
 ) -> Problem:
     """Check all arguments; `arrays` are the logits, the labels and what else the kernel takes, like the logits."""
     numbers = (axis, ignore_index, label_smoothing, z_loss, softcap, reduction, denominator)
@@ -173,6 +188,7 @@ def planned(
         axis,
         ("that of {} {} without axis {}", name, logits.shape, axis),
         (f"that of {name}, for class probabilities",),
+        True,
     )
     return labelled(context, options, rows, labels, class_weight, sample_weight, ignore_index, reduction, denominator)
 
@@ -186,6 +202,8 @@ def checked_options(
     denominator: float | Array | None,
 ) -> Options:
     """The options of a problem whose logits have that dtype."""
+    require_no_axes(denominator)
+    require_real(context.xp, {"denominator": denominator})
     options = Options(
         dtype := computed_dtype(context.xp, dtype),
         context.backend,
@@ -214,21 +232,25 @@ def labelled(
 ) -> Plan:
     """Check what does not depend on what the labels and the weights hold."""
     xp, count = context.xp, rows.shape[rows.axis]
+    require_real(xp, {"class_weight": class_weight, "sample_weight": sample_weight})
     if class_weight is not None:
         require_shape("class_weight", class_weight, (count,), "one for each class")
     if sample_weight is not None:
         require_shape("sample_weight", sample_weight, rows.lead, "that of the unreduced loss")
     indices = None
-    if xp.isdtype(labels.dtype, "integral"):
-        require_shape("labels", labels, rows.lead, *rows.of_lead)
+    if is_dtype(xp, labels, "integral"):
+        require_shape("labels", labels, rows.lead, *rows.of_lead, way_out=way_to_indices(labels, rows))
         indices = comparable(context, labels, ignore_index)
-    elif xp.isdtype(labels.dtype, "real floating"):
-        require_shape("labels", labels, rows.shape, *rows.of_shape)
-    else:
-        raise TypeError(
-            "labels: expected an integer dtype (class indices) or a real floating one (class probabilities), "
-            f"got {dtype_text(labels.dtype)}"
+    elif is_dtype(xp, labels, "real floating"):
+        is_of_rows = labels.shape == rows.lead
+        way_out = (
+            "cast class indices to an integer dtype" if is_of_rows else "give each row a probability for each class"
         )
+        require_shape("labels", labels, rows.shape, *rows.of_shape, way_out=way_out)
+    else:
+        expected = "an integer dtype (class indices) or a real floating one (class probabilities)"
+        way_out = "cast class indices to an integer dtype, probabilities to a floating one"
+        raise invalid(TypeError, "labels", expected, f"got {dtype_text(labels.dtype)}", way_out)
     return Plan(context, options, rows.axis, count, rows.lead, indices, denominator if reduction == "mean" else 1.0)
 
 
@@ -246,31 +268,37 @@ def weighted(
     """
     context, options, axis, count, lead, indices, denominator = plan
     (xp, backend), dtype = context, options.dtype
-    if class_weight is not None:
-        class_weight = checked_weight(context, "class_weight", class_weight, dtype)
-    weight = None
-    if sample_weight is not None:
-        weight = checked_weight(context, "sample_weight", sample_weight, dtype)
+    is_plain = class_weight is None and sample_weight is None and indices is not None
+    is_plain = is_plain and (denominator is None or isinstance(denominator, float))
+    with NOTHING if is_plain else backend.quiet():
+        if class_weight is not None:
+            class_weight = checked_weight(context, "class_weight", class_weight, dtype)
+        weight = None
+        if sample_weight is not None:
+            weight = checked_weight(context, "sample_weight", sample_weight, dtype)
 
-    total = None  # each row's share of the divisor, but for its sample weight
-    if indices is not None:
-        labels, ignored, wrong = class_indices(context, labels, count, indices, ignore_index)
-        if ignored is not None:
-            weight = xp.where(ignored, 0.0, backend.share(xp, like, dtype, (), 1.0) if weight is None else weight)
-        if class_weight is not None and denominator is None:
-            task = Task(_rows.label_weight, xp, options, (labels,), (class_weight,), lead)
+        total = None  # each row's share of the divisor, but for its sample weight
+        if indices is not None:
+            labels, ignored, wrong = class_indices(context, labels, count, indices, ignore_index)
+            if ignored is not None:
+                weight = xp.where(ignored, 0.0, backend.share(xp, like, dtype, (), 1.0) if weight is None else weight)
+            if class_weight is not None and denominator is None:
+                task = Task(_rows.label_weight, xp, options, (labels,), (class_weight,), lead)
+                (total,) = backend.run(task)
+        else:
+            labels = classes_last(xp, labels, axis)
+            task = Task(_rows.label_total, xp, options, (labels,), (class_weight,), lead)
             (total,) = backend.run(task)
-    else:
-        labels = classes_last(xp, labels, axis)
-        task = Task(_rows.label_total, xp, options, (labels,), (class_weight,), lead)
-        (total,) = backend.run(task)
-        wrong = None if backend.are_known(xp, total) else xp.isnan(total)
-        position = None if wrong is None else first_true(context, wrong)
-        if position is not None:
-            row = f"row {shape_text(position)}" if position else "the row"
-            raise ValueError(f"labels: expected probabilities, finite and not negative, but {row} has another value")
-    scale, divisor = scaled(context, like, dtype, lead, weight, total, wrong, denominator)
-    return labels, class_weight, scale, divisor
+            wrong = None if backend.are_known(xp, total) else xp.isnan(total)
+            position = None if wrong is None else first_true(context, wrong)
+            if position is not None:
+                row = f"row {shape_text(position)}" if position else "the row"
+                got, way_out = f"but {row} has another value", "take their softmax, if they are logits"
+                raise invalid(ValueError, "labels", "probabilities, finite and not negative", got, way_out)
+        name = "labels" if class_weight is None else "class_weight"
+        name = name if sample_weight is None else "sample_weight"
+        scale, divisor = scaled(context, like, dtype, lead, weight, total, wrong, denominator, name)
+        return labels, class_weight, scale, divisor
 
 
 class LinearProblem(NamedTuple):
@@ -283,13 +311,16 @@ class LinearProblem(NamedTuple):
 
     def loss(self) -> Array:
         """The loss, reduced."""
-        return self.reduced(self.backend.linear(self.task))
+        with self.backend.quiet():
+            return self.reduced(self.backend.linear(self.task))
 
     def loss_and_gradients(self) -> tuple[Array, Arrays]:
         """The loss, reduced, and the gradients of the layer's inputs, weight and bias."""
-        losses, d_hidden, d_weight, d_bias = self.backend.linear_and_gradients(self.task)
+        with self.backend.quiet():
+            losses, d_hidden, d_weight, d_bias = self.backend.linear_and_gradients(self.task)
+            loss = self.reduced(self.task.reduced(losses))
         d_hidden = self.task.xp.reshape(d_hidden, (*self.lead, d_hidden.shape[-1]))
-        return self.reduced(self.task.reduced(losses)), (d_hidden, d_weight, d_bias)
+        return loss, (d_hidden, d_weight, d_bias)
 
     def reduced(self, loss: Array) -> Array:
         xp = self.task.xp
@@ -302,25 +333,24 @@ def linear_problem(
     hidden: Array,
     weight: Array,
     labels: Array,
-    *,
-    bias: Array | None = None,
-    class_weight: Array | None = None,
-    sample_weight: Array | None = None,
-    ignore_index: int | None = -100,
-    label_smoothing: float = 0.0,
-    z_loss: float = 0.0,
-    softcap: float | None = None,
-    reduction: str = "mean",
-    denominator: float | Array | None = None,
-    max_bytes: int | None = None,
-    recompute: bool | None = None,
+    bias: Array | None,
+    class_weight: Array | None,
+    sample_weight: Array | None,
+    ignore_index: int | None,
+    label_smoothing: float,
+    z_loss: float,
+    softcap: float | None,
+    reduction: str,
+    denominator: float | Array | None,
+    max_bytes: int | None,
+    recompute: bool | None,
 ) -> LinearProblem:
     """Check all arguments of a linear layer and the cross-entropy of its logits."""
     denominator = checked_denominator(denominator, reduction)
     if not (recompute is None or isinstance(recompute, bool)):
-        raise TypeError(f"recompute: expected True, False or None, got {type(recompute).__name__}")
+        raise invalid(TypeError, "recompute", "True, False or None", f"got {type(recompute).__name__}")
     if recompute is False and reduction == "none":
-        raise ValueError("recompute: expected True or None with reduction 'none', got False")
+        raise invalid(ValueError, "recompute", "True or None with reduction 'none'", "got False", "leave it out")
     if max_bytes is not None:
         max_bytes = int(number("max_bytes", max_bytes, "a positive number of bytes", 1.0, LARGEST))
     context = one_library(
@@ -332,13 +362,12 @@ def linear_problem(
     require_floating(xp, "hidden", hidden)
     require_dtype("weight", weight, hidden, "hidden")
     if hidden.ndim == 0:
-        raise ValueError("hidden: expected shape (..., D), got shape ()")
+        raise invalid(ValueError, "hidden", "shape (..., D)", "got shape ()", "give it an axis of the layer's inputs")
     lead, size = hidden.shape[:-1], hidden.shape[-1]
     if weight.ndim != 2 or weight.shape[1] != size or weight.shape[0] == 0:
-        raise ValueError(
-            f"weight: expected shape (C, {size}), of at least one class and D of hidden {shape_text(hidden.shape)}, "
-            f"got {shape_text(weight.shape)}"
-        )
+        expected = f"shape (C, {size}), of at least one class and D of hidden {shape_text(hidden.shape)}"
+        way_out = "transpose it, if it is (D, C)"
+        raise invalid(ValueError, "weight", expected, f"got {shape_text(weight.shape)}", way_out)
     count = weight.shape[0]
     if bias is not None:
         require_shape("bias", bias, (count,), "one for each class")
@@ -350,6 +379,7 @@ def linear_problem(
         len(lead),
         ("that of hidden {} without its last axis", hidden.shape),
         ("that of the logits, for class probabilities",),
+        False,
     )
     plan = labelled(context, options, rows, labels, class_weight, sample_weight, ignore_index, reduction, denominator)
     labels, class_weight, scale, divisor = weighted(plan, hidden, labels, class_weight, sample_weight, ignore_index)
@@ -372,7 +402,6 @@ def binary_problem(
     kernel: Kernel,
     logits: Array,
     labels: Array,
-    *,
     pos_weight: float | Array | None,
     sample_weight: Array | None,
     reduction: str,
@@ -389,32 +418,39 @@ def binary_problem(
     )
     xp, backend = context
     require_floating(xp, "logits", logits)
+    require_no_axes(denominator)
+    require_real(xp, {"pos_weight": pos_weight, "sample_weight": sample_weight, "denominator": denominator})
     require_shape("labels", labels, logits.shape, "that of logits")
-    if not xp.isdtype(labels.dtype, ("integral", "real floating")):
-        raise TypeError(f"labels: expected a real floating or an integer dtype, got {dtype_text(labels.dtype)}")
     dtype = computed_dtype(xp, logits.dtype)
     require_held(xp, dtype, {"pos_weight": pos_weight, "denominator": denominator})
+    given = labels
+    if not is_dtype(xp, labels, "real floating"):
+        if not is_dtype(xp, labels, REAL):
+            expected, got = "a real floating, an integer or the bool dtype", f"got {dtype_text(labels.dtype)}"
+            raise invalid(TypeError, "labels", expected, got, "cast it")
+        labels = _rows.cast(xp, labels, dtype)
     if backend.is_readable(labels):
-        values = _rows.cast(xp, labels, dtype) if xp.isdtype(labels.dtype, "integral") else labels
-        position = first_true(context, ~((values >= 0) & (values <= 1)))
+        position = first_true(context, ~((labels >= 0) & (labels <= 1)))
         if position is not None:
-            raise ValueError(f"labels: expected probabilities in [0, 1], but {at(xp, 'labels', labels, position)}")
-    if isinstance(pos_weight, float):
-        pos_weight = xp.broadcast_to(backend.share(xp, logits, dtype, (), 1.0) * pos_weight, logits.shape)
-    elif pos_weight is not None:
-        sizes = zip(reversed(pos_weight.shape), reversed(logits.shape), strict=False)
-        if pos_weight.ndim > logits.ndim or any(given not in (1, size) for given, size in sizes):
-            raise ValueError(
-                f"pos_weight: expected a shape that broadcasts to that of logits, {shape_text(logits.shape)}, "
-                f"got {shape_text(pos_weight.shape)}"
-            )
-        pos_weight = xp.broadcast_to(checked_weight(context, "pos_weight", pos_weight, dtype), logits.shape)
-    weight = None
-    if sample_weight is not None:
-        require_shape("sample_weight", sample_weight, logits.shape, "that of logits")
-        weight = checked_weight(context, "sample_weight", sample_weight, dtype)
-    divisor = denominator if reduction == "mean" else 1.0
-    scale, divisor = scaled(context, logits, dtype, logits.shape, weight, None, None, divisor)
+            got, way_out = f"but {at(xp, 'labels', given, position)}", "map labels of two classes to 0 and 1"
+            raise invalid(ValueError, "labels", "probabilities in [0, 1]", got, way_out)
+    is_plain = pos_weight is None and sample_weight is None and (denominator is None or isinstance(denominator, float))
+    with NOTHING if is_plain else backend.quiet():
+        if isinstance(pos_weight, float):
+            pos_weight = xp.broadcast_to(backend.share(xp, logits, dtype, (), 1.0) * pos_weight, logits.shape)
+        elif pos_weight is not None:
+            sizes = zip(reversed(pos_weight.shape), reversed(logits.shape), strict=False)
+            if pos_weight.ndim > logits.ndim or any(given not in (1, size) for given, size in sizes):
+                expected = f"a shape that broadcasts to that of logits, {shape_text(logits.shape)}"
+                way_out = "give it axes of length 1 where it is to be repeated"
+                raise invalid(ValueError, "pos_weight", expected, f"got {shape_text(pos_weight.shape)}", way_out)
+            pos_weight = xp.broadcast_to(checked_weight(context, "pos_weight", pos_weight, dtype), logits.shape)
+        weight = None
+        if sample_weight is not None:
+            require_shape("sample_weight", sample_weight, logits.shape, "that of logits")
+            weight = checked_weight(context, "sample_weight", sample_weight, dtype)
+        divisor = denominator if reduction == "mean" else 1.0
+        scale, divisor = scaled(context, logits, dtype, logits.shape, weight, None, None, divisor, "sample_weight")
     rows = (logits, labels, pos_weight, scale)
     return Problem(Task(kernel, xp, Options(dtype, backend), rows, (), logits.shape), backend, -1, divisor, reduction)
 
@@ -441,49 +477,119 @@ def one_library(arrays: Mapping[str, Array | None]) -> Context:
             own = backend_of(type(array))
             xp = own.namespace_of(array)
         except TypeError:
-            got = type(array).__name__
-            raise TypeError(f"{name}: expected an array of an Array API library, got {got}") from None
+            got, expected = f"got {type(array).__name__}", "an array of an Array API library"
+            raise invalid(TypeError, name, expected, got, way_to_array(name, array, arrays)) from None
         if not found:
             found.append(Context(xp, own))
             first, device = name, own.device(array)
+            require_standard(xp, name)
         elif xp is not found[0].xp:
             ours, other = (str(n.__name__).removeprefix("array_api_compat.") for n in (found[0].xp, xp))
-            raise TypeError(f"{name}: expected an array of the library of {first}, {ours}, got one of {other}")
+            expected, way_out = f"an array of the library of {first}, {ours}", f"convert it by {ours}'s asarray"
+            raise invalid(TypeError, name, expected, f"got one of {other}", way_out)
         reason = own.rejects(array)
         if reason is not None:
             raise TypeError(f"{name}: {reason}")
         other = own.device(array)
         if device is not None and other is not None and device != other:
-            raise ValueError(f"{name}: expected an array on the device of {first}, {device}, got one on {other}")
+            expected = f"an array on the device of {first}, {device}"
+            raise invalid(ValueError, name, expected, f"got one on {other}", "move one of them")
     return found[0]
 
 
+def way_to_array(name: str, value: Any, arrays: Mapping[str, Any]) -> str:
+    """How `value` is made an array of the library of other arguments; of the first that comes to mind, without one."""
+    if value is None:
+        return "it must be given"
+    if hasattr(value, "toarray") or hasattr(value, "todense"):
+        return f"make it dense, by {name}.{'toarray' if hasattr(value, 'toarray') else 'todense'}()"
+    for other in arrays.values():
+        with suppress(TypeError):
+            library = str(backend_of(type(other)).namespace_of(other).__name__).removeprefix("array_api_compat.")
+            return f"make it one by {library}.asarray({name})"
+    return f"make it one, say by numpy.asarray({name})"
+
+
+def require_standard(xp: Any, name: str) -> None:
+    """Raise TypeError for a library whose functions do not take Python scalars, as they do since 2024.12."""
+    version = getattr(xp, "__array_api_version__", None) or SCALARS
+    if version >= SCALARS:
+        return
+    one = xp.ones(())
+    try:
+        xp.where(one == one, one, 0.0)  # noqa: PLR0124  (a condition)
+    except (AttributeError, TypeError):
+        expected = f"an array of a library that follows the Array API standard {SCALARS}"
+        way_out = "install a newer version of the library"
+        raise invalid(
+            TypeError, name, expected, f"got one of {xp.__name__}, which follows {version}", way_out
+        ) from None
+
+
+def is_dtype(xp: Any, array: Array, kind: str | tuple[str, ...]) -> bool:
+    """Whether the dtype is of that kind, and one that is computed with.
+
+    A floating dtype of 8 bits or less is not, and a library's own functions refuse dtypes that are not its own.
+    """
+    try:
+        if not xp.isdtype(array.dtype, kind):
+            return False
+        narrow = getattr(array.dtype, "itemsize", 1) == 1
+        return not (narrow and xp.isdtype(array.dtype, "real floating") and xp.finfo(array.dtype).bits < 16)
+    except (TypeError, ValueError):
+        return False
+
+
 def require_floating(xp: Any, name: str, array: Array) -> None:
-    if not xp.isdtype(array.dtype, "real floating"):
-        raise TypeError(f"{name}: expected a real floating dtype, got {dtype_text(array.dtype)}")
+    if not is_dtype(xp, array, "real floating"):
+        got = f"got {dtype_text(array.dtype)}"
+        raise invalid(TypeError, name, "a real floating dtype", got, "cast it, say to float32")
+
+
+def require_real(xp: Any, weights: Mapping[str, float | Array | None]) -> None:
+    for name, array in weights.items():
+        if not (array is None or isinstance(array, float) or is_dtype(xp, array, REAL)):
+            raise invalid(TypeError, name, "a real dtype", f"got {dtype_text(array.dtype)}", "cast it, say to float32")
 
 
 def require_dtype(name: str, array: Array, other: Array, of: str) -> None:
     if array.dtype != other.dtype:
-        raise TypeError(f"{name}: expected {dtype_text(other.dtype)}, the dtype of {of}, got {dtype_text(array.dtype)}")
+        expected = f"{dtype_text(other.dtype)}, the dtype of {of}"
+        raise invalid(TypeError, name, expected, f"got {dtype_text(array.dtype)}", f"cast {name} or {of}")
 
 
-def require_shape(name: str, array: Array, shape: tuple[int, ...], of: str, *parts: Any) -> None:
+def require_shape(
+    name: str, array: Array, shape: tuple[int, ...], of: str, *parts: Any, way_out: str = NOT_BROADCAST
+) -> None:
     """Raise ValueError for another shape than `shape`; `of` says whose it is, with fields for the parts."""
     if array.shape != shape:
         of = of.format(*(shape_text(part) if isinstance(part, tuple) else part for part in parts))
-        raise ValueError(f"{name}: expected shape {shape_text(shape)}, {of}, got {shape_text(array.shape)}")
+        way_out = SIZES if any(size != size for size in (*shape, *array.shape)) else way_out  # noqa: PLR0124  (NaN)
+        raise invalid(ValueError, name, f"shape {shape_text(shape)}, {of}", f"got {shape_text(array.shape)}", way_out)
+
+
+def way_to_indices(labels: Array, rows: Rows) -> str:
+    """What to do about labels of an integer dtype whose shape is not that of class indices."""
+    if labels.shape == rows.shape:
+        way_out = "cast one-hot labels to a floating dtype"
+        if len(rows.shape) == 1 or rows.shape[rows.axis] == 1:
+            way_out += "; of one logit for each event, take binary_cross_entropy"
+        return way_out
+    axes = [i for i in range(len(rows.shape)) if rows.shape[:i] + rows.shape[i + 1 :] == labels.shape]
+    if axes and rows.is_given:
+        return f"pass axis={axes[0]}, if the classes are along that axis"
+    return NOT_BROADCAST
 
 
 def number(name: str, value: Any, expected: str, low: float, high: float) -> float:
     if isinstance(value, bool) or not isinstance(value, Real):
-        raise TypeError(f"{name}: expected {expected}, got {type(value).__name__}")
+        raise invalid(TypeError, name, expected, f"got {type(value).__name__}", "pass an int or a float")
     try:
         result = float(value)
     except OverflowError:
         result = INF
     if not low <= result <= high:
-        raise ValueError(f"{name}: expected {expected}, got {value}")
+        raise invalid(ValueError, name, expected, f"got {value}")
     return result
 
 
@@ -496,31 +602,35 @@ def require_held(xp: Any, dtype: Any, values: Mapping[str, Any]) -> None:
     largest = float(xp.finfo(dtype).max)
     for name, value in values.items():
         if isinstance(value, Real) and value != 0 and not 4 / largest <= abs(float(value)) <= largest:
-            raise ValueError(f"{name}: expected a number in the range of {dtype_text(dtype)}, got {value}")
+            kind = dtype_text(dtype)
+            way_out = f"the arguments are computed in {kind}: cast them to a wider dtype"
+            raise invalid(ValueError, name, f"a number in the range of {kind}", f"got {value}", way_out)
 
 
 def checked_denominator(denominator: float | Array | None, reduction: str) -> float | Array | None:
     """`denominator`, where it is a number as a float; and `reduction` is checked."""
     if reduction not in REDUCTIONS:
-        raise ValueError(f"reduction: expected 'none', 'mean' or 'sum', got {reduction!r}")
+        raise invalid(ValueError, "reduction", "'none', 'mean' or 'sum'", f"got {reduction!r}")
     if denominator is None:
         return None
     if reduction != "mean":
-        raise ValueError(f"denominator: expected None with reduction {reduction!r}, got {denominator}")
-    expected = "a positive finite number or an array of no dimensions"
+        expected, way_out = f"None with reduction {reduction!r}", "leave it out, or take reduction 'mean'"
+        raise invalid(ValueError, "denominator", expected, f"got {denominator}", way_out)
     if isinstance(denominator, (Real, str)):
-        return positive_number("denominator", denominator, expected)
-    shape = getattr(denominator, "shape", ())
-    if shape != ():
-        raise ValueError(f"denominator: expected {expected}, got shape {shape_text(shape)}")
+        return positive_number("denominator", denominator, DENOMINATOR)
     return denominator
+
+
+def require_no_axes(denominator: float | Array | None) -> None:
+    """Raise ValueError for a denominator that is an array of more than one number."""
+    if not (denominator is None or isinstance(denominator, float) or denominator.shape == ()):
+        got = f"got shape {shape_text(denominator.shape)}"
+        raise invalid(ValueError, "denominator", DENOMINATOR, got, "take its sum")
 
 
 def checked_weight(context: Context, name: str, weight: Array, dtype: Any, *, positive: bool = False) -> Array:
     """`weight` in `dtype`; what is negative or not finite raises where it can be read, elsewhere it is NaN."""
     xp = context.xp
-    if not xp.isdtype(weight.dtype, ("bool", "integral", "real floating")):
-        raise TypeError(f"{name}: expected a real dtype, got {dtype_text(weight.dtype)}")
     values = _rows.cast(xp, weight, dtype)
     wrong = ~(((values > 0) if positive else (values >= 0)) & (values < INF))
     if weight.dtype != dtype and xp.isdtype(weight.dtype, "real floating"):
@@ -529,7 +639,12 @@ def checked_weight(context: Context, name: str, weight: Array, dtype: Any, *, po
     if position is not None:
         kind = dtype_text(values.dtype)
         expected = f"a positive finite {kind}" if positive else f"finite {kind} numbers that are not negative"
-        raise ValueError(f"{name}: expected {expected}, but {at(xp, name, weight, position)}")
+        way_out = "weigh with 0 what is not to count"
+        if positive:
+            way_out = "take reduction 'sum', to divide by nothing"
+        if 0 < float(value_at(xp, weight, position)) < INF:
+            way_out = WIDER
+        raise invalid(ValueError, name, expected, f"but {at(xp, name, weight, position)}", way_out)
     return xp.where(wrong, NAN, values)
 
 
@@ -537,7 +652,8 @@ def comparable(context: Context, labels: Array, ignore_index: int | None) -> Ind
     """How index labels, and `ignore_index` with them, are compared."""
     xp, backend = context
     if ignore_index is not None and (isinstance(ignore_index, bool) or not hasattr(ignore_index, "__index__")):
-        raise TypeError(f"ignore_index: expected an integer or None, got {type(ignore_index).__name__}")
+        got = f"got {type(ignore_index).__name__} {ignore_index!r}"
+        raise invalid(TypeError, "ignore_index", "an integer or None", got, "None ignores no label")
     info = xp.iinfo(labels.dtype)
     default = backend.arange(xp, labels, 1).dtype
     size = 2 * (int(xp.iinfo(default).max) + 1)
@@ -569,10 +685,25 @@ def class_indices(
     position = first_true(context, wrong)
     if position is not None:
         allowed = "" if ignore_index is None else f" or the ignore_index {ignore_index}"
-        found = at(xp, "labels", labels, position)
-        raise IndexError(f"labels: expected class indices in [0, {count}){allowed}, but {found}")
+        got = f"but {at(xp, 'labels', labels, position)}"
+        raise invalid(
+            IndexError,
+            "labels",
+            f"class indices in [0, {count}){allowed}",
+            got,
+            way_to_class(value_at(xp, labels, position), count),
+        )
     # A class for every row: what ignored and wrong ones have is scaled by 0 and NaN.
     return xp.where(wrong if ignored is None else wrong | ignored, 0, y), ignored, wrong
+
+
+def way_to_class(label: Any, count: int) -> str:
+    """What to do about an index label that is none of `count` classes."""
+    if count == 1:
+        return "of one logit for each event, take binary_cross_entropy"
+    if label == count:
+        return "subtract 1, if classes are counted from 1"
+    return f"pass ignore_index={label} to ignore such rows"
 
 
 def scaled(
@@ -584,33 +715,47 @@ def scaled(
     total: Array | None,
     wrong: Array | None,
     denominator: float | Array | None,
+    name: str,
 ) -> tuple[Array, Array | None]:
     """Each row's weight over the divisor, NaN for a wrong label; and the divisor, if it is the sum of the weights.
 
     That sum is of ``weight * total``, each being 1 if it is None; a wrong label's row has no part in it: its NaN is
-    its own.
+    its own. What overflows is an error about the argument `name` where it can be read, elsewhere NaN.
     """
     xp, backend = context
-    divisor = None
     if weight is None and total is None and wrong is None:
         size = math.prod(shape)
         if denominator is None and isinstance(size, int) and size > 0:  # not one that a tracer has yet to know
             denominator = float(size)
         if isinstance(denominator, float):
             return backend.share(xp, like, dtype, shape, denominator), None
+    divisor = None
     given, weight = weight, backend.share(xp, like, dtype, (), 1.0) if weight is None else weight
     if denominator is None:
         counted = weight if total is None else total if given is None else weight * total
         counted = xp.broadcast_to(counted, shape)
         counted = counted if wrong is None else xp.where(wrong, 0.0, counted)
-        divisor = backend.total(xp, counted)
-        divisor = xp.where(divisor < INF, divisor, NAN)  # or all weights would silently turn to 0
+        divisor = fitting(context, name, "weights whose sum is", backend.total(xp, counted))
         weight = xp.where(divisor == 0, 0.0, weight / xp.where(divisor == 0, 1.0, divisor))
     elif not isinstance(denominator, float):
-        weight = weight / checked_weight(context, "denominator", denominator, weight.dtype, positive=True)
+        name = "denominator"
+        weight = weight / checked_weight(context, name, denominator, weight.dtype, positive=True)
     elif denominator != 1:
+        name = "denominator"
         weight = weight / denominator
+    weight = fitting(context, name, "weights and a divisor of the mean whose quotient is", weight)
     return xp.broadcast_to(weight if wrong is None else xp.where(wrong, NAN, weight), shape), divisor
+
+
+def fitting(context: Context, name: str, what: str, values: Array) -> Array:
+    """Computed `values`, none negative; what overflows raises where it can be read, elsewhere it is NaN."""
+    xp, backend = context
+    fits = values < INF
+    if backend.holds(xp, fits):
+        return values
+    if first_true(context, values == INF) is not None:
+        raise invalid(ValueError, name, f"{what} a finite {dtype_text(values.dtype)}", "got inf", WIDER)
+    return xp.where(fits, values, NAN)
 
 
 def first_true(context: Context, wrong: Array) -> tuple[int, ...] | None:
@@ -636,11 +781,17 @@ def class_axis(x: Array, axis: int, name: str) -> int:
     try:
         position = operator.index(axis)
     except TypeError:
-        raise TypeError(f"axis: expected an integer, got {type(axis).__name__}") from None
+        raise invalid(
+            TypeError, "axis", "an integer", f"got {type(axis).__name__}", "there is one axis of classes"
+        ) from None
     if not -x.ndim <= position < x.ndim:
-        raise ValueError(f"axis: expected an axis of {name}, whose shape is {shape_text(x.shape)}, got {axis}")
-    if x.shape[position] == 0:
-        raise ValueError(f"{name}: expected at least one class along axis {axis}, got shape {shape_text(x.shape)}")
+        expected = f"an axis of {name}, whose shape is {shape_text(x.shape)}"
+        way_out = f"pass one from {-x.ndim} to {x.ndim - 1}" if x.ndim else f"give {name} an axis of classes"
+        raise invalid(ValueError, "axis", expected, f"got {axis}", way_out)
+    size = x.shape[position]
+    if size == 0 or size != size:  # noqa: PLR0124  (not known)
+        expected, got = f"at least one class along axis {axis}", f"got shape {shape_text(x.shape)}"
+        raise invalid(ValueError, name, expected, got, "pass the axis of the classes" if size == 0 else SIZES)
     return position % int(x.ndim)
 
 
@@ -663,20 +814,15 @@ def computed_dtype(xp: Any, dtype: Any) -> Any:
     return xp.float32 if xp.finfo(dtype).eps > 1e-6 else dtype
 
 
-def shape_text(shape: tuple[int, ...]) -> str:
-    return f"({', '.join(map(str, shape))}{',' if len(shape) == 1 else ''})"
-
-
-def dtype_text(dtype: Any) -> str:
-    return getattr(dtype, "__name__", str(dtype)).rpartition(".")[2]
-
-
 def at(xp: Any, name: str, array: Array, position: tuple[int, ...]) -> str:
     """``name[i, j] is value``."""
+    index = f"[{', '.join(map(str, position))}]" if position else ""
+    return f"{name}{index} is {value_at(xp, array, position)}"
+
+
+def value_at(xp: Any, array: Array, position: tuple[int, ...]) -> Any:
+    """One value of an array, as a Python number."""
     value = array[position]
     if hasattr(value, "item"):
-        value = value.item()
-    else:
-        value = int(value) if xp.isdtype(array.dtype, "integral") else float(value)
-    index = f"[{', '.join(map(str, position))}]" if position else ""
-    return f"{name}{index} is {value}"
+        return value.item()
+    return int(value) if xp.isdtype(array.dtype, "integral") else float(value)

@@ -4,69 +4,49 @@ import functools
 import inspect
 import operator
 from collections.abc import Callable
-from typing import Any, Literal, TypedDict, TypeVar, Unpack
+from typing import Any, TypeVar
 
 from array_api_compat import array_namespace
 
-from . import _check, _rows
-from ._rows import Array
-
-Reduction = Literal["none", "mean", "sum"]
-
-
-class LossOptions(TypedDict, total=False):
-    """The keyword arguments of all functions that return cross-entropy; `cross_entropy` documents them."""
-
-    class_weight: Array | None
-    sample_weight: Array | None
-    ignore_index: int | None
-    label_smoothing: float
-    z_loss: float
-    softcap: float | None
-    reduction: Reduction
-    denominator: float | Array | None
-
-
-class CrossEntropyOptions(LossOptions, total=False):
-    """The keyword arguments of `cross_entropy` and its derivatives."""
-
-    axis: int
-
-
-class LinearOptions(LossOptions, total=False):
-    """The keyword arguments of `linear_cross_entropy` and its gradient, which documents them."""
-
-    bias: Array | None
-    max_bytes: int | None
-    recompute: bool | None
-
+from . import _check, _errors, _rows
+from ._types import Array, ArrayT
+from ._types import Reduction as Reduction  # noqa: PLC0414  (the adapters take it from here)
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 
-def _spell_out_options(checked: Callable[..., Any]) -> Callable[[_F], _F]:
-    """Show the options and their defaults, which `checked` declares, in a signature, and refuse others."""
-    declared = [p for p in inspect.signature(checked).parameters.values() if p.kind is p.KEYWORD_ONLY]
+def _public(function: _F) -> _F:
+    """Refuse arguments that the function does not take, in words that say the way out."""
+    parameters = inspect.signature(function).parameters
+    most = sum(p.kind is p.POSITIONAL_OR_KEYWORD for p in parameters.values())
 
-    def spelled_out(function: _F) -> _F:
-        own = [p for p in inspect.signature(function).parameters.values() if p.kind is not p.VAR_KEYWORD]
-        signature = inspect.Signature(own + declared)
+    @functools.wraps(function)
+    def public(*args: Any, **options: Any) -> Any:
+        if len(args) > most:
+            raise _errors.surplus(function.__name__, list(parameters), most, len(args))
+        for name in options:
+            if name not in parameters:
+                raise _errors.unexpected(function.__name__, list(parameters), name)
+        return function(*args, **options)
 
-        @functools.wraps(function)
-        def public(*args: Any, **options: Any) -> Any:
-            for name in options:
-                if name not in signature.parameters:
-                    raise TypeError(f"{function.__name__}() got an unexpected keyword argument {name!r}")
-            return function(*args, **options)
-
-        public.__signature__ = signature  # type: ignore[attr-defined]  # inspect reads it
-        return public  # type: ignore[return-value]  # of the same signature
-
-    return spelled_out
+    return public  # type: ignore[return-value]  # of the same signature
 
 
-@_spell_out_options(_check.cross_entropy_problem)
-def cross_entropy(logits: Array, labels: Array, **options: Unpack[CrossEntropyOptions]) -> Array:
+@_public
+def cross_entropy(
+    logits: ArrayT,
+    labels: Array,
+    *,
+    axis: int = -1,
+    class_weight: Array | None = None,
+    sample_weight: Array | None = None,
+    ignore_index: int | None = -100,
+    label_smoothing: float = 0.0,
+    z_loss: float = 0.0,
+    softcap: float | None = None,
+    reduction: Reduction = "mean",
+    denominator: float | Array | None = None,
+) -> ArrayT:
     r"""Cross-entropy between the softmax of the logits and the labels.
 
     For a row of logits :math:`x` with target distribution :math:`q` (an index label is the distribution that is 1 at
@@ -148,14 +128,38 @@ def cross_entropy(logits: Array, labels: Array, **options: Unpack[CrossEntropyOp
     >>> float(xent_any.cross_entropy(np.asarray([17, 0, 0, 0], dtype=np.float32), np.asarray(0)))
     1.2419810...e-07
     """
-    (loss,) = _check.cross_entropy_problem(_rows.loss, {"logits": logits, "labels": labels}, **options).reduced()
+    arrays = {"logits": logits, "labels": labels}
+    options = (
+        axis,
+        class_weight,
+        sample_weight,
+        ignore_index,
+        label_smoothing,
+        z_loss,
+        softcap,
+        reduction,
+        denominator,
+    )
+    problem = _check.cross_entropy_problem(_rows.loss, arrays, *options)
+    loss: ArrayT = problem.reduced()[0]
     return loss
 
 
-@_spell_out_options(_check.cross_entropy_problem)
+@_public
 def cross_entropy_value_and_grad(
-    logits: Array, labels: Array, **options: Unpack[CrossEntropyOptions]
-) -> tuple[Array, Array]:
+    logits: ArrayT,
+    labels: Array,
+    *,
+    axis: int = -1,
+    class_weight: Array | None = None,
+    sample_weight: Array | None = None,
+    ignore_index: int | None = -100,
+    label_smoothing: float = 0.0,
+    z_loss: float = 0.0,
+    softcap: float | None = None,
+    reduction: Reduction = "mean",
+    denominator: float | Array | None = None,
+) -> tuple[ArrayT, ArrayT]:
     r"""`cross_entropy` and its gradient with respect to the logits.
 
     For an index label :math:`y` without options the gradient of a row is :math:`\mathrm{softmax}(x) - y`. At the
@@ -165,8 +169,8 @@ def cross_entropy_value_and_grad(
     ----------
     logits, labels : array
         As in `cross_entropy`.
-    **options
-        Those of `cross_entropy`. With ``reduction="none"`` the gradient is that of the sum of the losses.
+    axis, class_weight, sample_weight, ignore_index, label_smoothing, z_loss, softcap, reduction, denominator
+        As in `cross_entropy`. With ``reduction="none"`` the gradient is that of the sum of the losses.
 
     Returns
     -------
@@ -189,15 +193,39 @@ def cross_entropy_value_and_grad(
     >>> grad
     array([[ 0.25,  0.25, -0.75,  0.25]])
     """
-    problem = _check.cross_entropy_problem(_rows.loss_and_grad, {"logits": logits, "labels": labels}, **options)
+    arrays = {"logits": logits, "labels": labels}
+    options = (
+        axis,
+        class_weight,
+        sample_weight,
+        ignore_index,
+        label_smoothing,
+        z_loss,
+        softcap,
+        reduction,
+        denominator,
+    )
+    problem = _check.cross_entropy_problem(_rows.loss_and_grad, arrays, *options)
     loss, grad = problem.reduced()
     return loss, problem.restore(grad)
 
 
-@_spell_out_options(_check.cross_entropy_problem)
+@_public
 def cross_entropy_jvp(
-    logits: Array, tangent: Array, labels: Array, **options: Unpack[CrossEntropyOptions]
-) -> tuple[Array, Array]:
+    logits: ArrayT,
+    tangent: ArrayT,
+    labels: Array,
+    *,
+    axis: int = -1,
+    class_weight: Array | None = None,
+    sample_weight: Array | None = None,
+    ignore_index: int | None = -100,
+    label_smoothing: float = 0.0,
+    z_loss: float = 0.0,
+    softcap: float | None = None,
+    reduction: Reduction = "mean",
+    denominator: float | Array | None = None,
+) -> tuple[ArrayT, ArrayT]:
     r"""`cross_entropy` and its derivative in the direction of `tangent`, :math:`\langle \nabla\ell, t\rangle`.
 
     Parameters
@@ -206,8 +234,8 @@ def cross_entropy_jvp(
         As in `cross_entropy`.
     tangent : array, shape and dtype of `logits`
         The direction. What it holds in ignored rows does not matter.
-    **options
-        Those of `cross_entropy`.
+    axis, class_weight, sample_weight, ignore_index, label_smoothing, z_loss, softcap, reduction, denominator
+        As in `cross_entropy`.
 
     Returns
     -------
@@ -229,13 +257,38 @@ def cross_entropy_jvp(
     -0.5
     """
     arrays = {"logits": logits, "labels": labels, "tangent": tangent}
-    problem = _check.cross_entropy_problem(_rows.loss_and_jvp, arrays, **options)
+    options = (
+        axis,
+        class_weight,
+        sample_weight,
+        ignore_index,
+        label_smoothing,
+        z_loss,
+        softcap,
+        reduction,
+        denominator,
+    )
+    problem = _check.cross_entropy_problem(_rows.loss_and_jvp, arrays, *options)
     loss, slope = problem.reduced()
     return loss, problem.total(slope)
 
 
-@_spell_out_options(_check.cross_entropy_problem)
-def cross_entropy_hvp(logits: Array, vector: Array, labels: Array, **options: Unpack[CrossEntropyOptions]) -> Array:
+@_public
+def cross_entropy_hvp(
+    logits: ArrayT,
+    vector: ArrayT,
+    labels: Array,
+    *,
+    axis: int = -1,
+    class_weight: Array | None = None,
+    sample_weight: Array | None = None,
+    ignore_index: int | None = -100,
+    label_smoothing: float = 0.0,
+    z_loss: float = 0.0,
+    softcap: float | None = None,
+    reduction: Reduction = "mean",
+    denominator: float | Array | None = None,
+) -> ArrayT:
     r"""The Hessian of the reduced `cross_entropy` with respect to the logits, times `vector`.
 
     For a row with :math:`p = \mathrm{softmax}(x)` and no options: :math:`H v = p \circ (v - \langle p, v\rangle)`.
@@ -246,8 +299,8 @@ def cross_entropy_hvp(logits: Array, vector: Array, labels: Array, **options: Un
         As in `cross_entropy`.
     vector : array, shape and dtype of `logits`
         What the Hessian is multiplied by. What it holds in ignored rows does not matter.
-    **options
-        Those of `cross_entropy`. With ``reduction="none"`` the Hessian is that of the sum of the losses.
+    axis, class_weight, sample_weight, ignore_index, label_smoothing, z_loss, softcap, reduction, denominator
+        As in `cross_entropy`. With ``reduction="none"`` the Hessian is that of the sum of the losses.
 
     Returns
     -------
@@ -266,13 +319,40 @@ def cross_entropy_hvp(logits: Array, vector: Array, labels: Array, **options: Un
     array([[ 0.25, -0.25]])
     """
     arrays = {"logits": logits, "labels": labels, "vector": vector}
-    problem = _check.cross_entropy_problem(_rows.hvp, arrays, **options)
-    (product,) = problem.run()
-    return problem.restore(product)
+    options = (
+        axis,
+        class_weight,
+        sample_weight,
+        ignore_index,
+        label_smoothing,
+        z_loss,
+        softcap,
+        reduction,
+        denominator,
+    )
+    problem = _check.cross_entropy_problem(_rows.hvp, arrays, *options)
+    product: ArrayT = problem.restore(problem.run()[0])
+    return product
 
 
-@_spell_out_options(_check.linear_problem)
-def linear_cross_entropy(hidden: Array, weight: Array, labels: Array, **options: Unpack[LinearOptions]) -> Array:
+@_public
+def linear_cross_entropy(
+    hidden: ArrayT,
+    weight: ArrayT,
+    labels: Array,
+    *,
+    bias: Array | None = None,
+    class_weight: Array | None = None,
+    sample_weight: Array | None = None,
+    ignore_index: int | None = -100,
+    label_smoothing: float = 0.0,
+    z_loss: float = 0.0,
+    softcap: float | None = None,
+    reduction: Reduction = "mean",
+    denominator: float | Array | None = None,
+    max_bytes: int | None = None,
+    recompute: bool | None = None,
+) -> ArrayT:
     r"""`cross_entropy` of the logits of a linear layer, :math:`x = h W^\top + b`, which are never all held.
 
     The logits of a block of rows are computed, used and forgotten: beyond the arguments and what is returned, memory is
@@ -330,13 +410,40 @@ def linear_cross_entropy(hidden: Array, weight: Array, labels: Array, **options:
     >>> float(xent_any.linear_cross_entropy(hidden, weight, np.asarray([0])))
     0.40760596...
     """
-    return _check.linear_problem(hidden, weight, labels, **options).loss()
+    options = (
+        bias,
+        class_weight,
+        sample_weight,
+        ignore_index,
+        label_smoothing,
+        z_loss,
+        softcap,
+        reduction,
+        denominator,
+    )
+    problem = _check.linear_problem(hidden, weight, labels, *options, max_bytes, recompute)
+    loss: ArrayT = problem.loss()
+    return loss
 
 
-@_spell_out_options(_check.linear_problem)
+@_public
 def linear_cross_entropy_value_and_grad(
-    hidden: Array, weight: Array, labels: Array, **options: Unpack[LinearOptions]
-) -> tuple[Array, tuple[Array, Array, Array | None]]:
+    hidden: ArrayT,
+    weight: ArrayT,
+    labels: Array,
+    *,
+    bias: Array | None = None,
+    class_weight: Array | None = None,
+    sample_weight: Array | None = None,
+    ignore_index: int | None = -100,
+    label_smoothing: float = 0.0,
+    z_loss: float = 0.0,
+    softcap: float | None = None,
+    reduction: Reduction = "mean",
+    denominator: float | Array | None = None,
+    max_bytes: int | None = None,
+    recompute: bool | None = None,
+) -> tuple[ArrayT, tuple[ArrayT, ArrayT, ArrayT | None]]:
     r"""`linear_cross_entropy` and its gradients with respect to the layer's inputs, weight and bias.
 
     With :math:`G` the gradient with respect to the logits, they are :math:`G W`, :math:`G^\top h` and the sum of the
@@ -344,10 +451,10 @@ def linear_cross_entropy_value_and_grad(
 
     Parameters
     ----------
-    hidden, weight, labels : array
+    hidden, weight, labels, bias, max_bytes, recompute
         As in `linear_cross_entropy`.
-    **options
-        Those of `linear_cross_entropy`. With ``reduction="none"`` the gradients are those of the sum of the losses.
+    class_weight, sample_weight, ignore_index, label_smoothing, z_loss, softcap, reduction, denominator
+        As in `cross_entropy`. With ``reduction="none"`` the gradients are those of the sum of the losses.
 
     Returns
     -------
@@ -375,11 +482,25 @@ def linear_cross_entropy_value_and_grad(
     array([[-0.5, -1. ],
            [ 0.5,  1. ]])
     """
-    return _check.linear_problem(hidden, weight, labels, **options).loss_and_gradients()
+    options = (
+        bias,
+        class_weight,
+        sample_weight,
+        ignore_index,
+        label_smoothing,
+        z_loss,
+        softcap,
+        reduction,
+        denominator,
+    )
+    problem = _check.linear_problem(hidden, weight, labels, *options, max_bytes, recompute)
+    loss, (d_hidden, d_weight, d_bias) = problem.loss_and_gradients()
+    return loss, (d_hidden, d_weight, d_bias)
 
 
+@_public
 def nll_loss(
-    log_probs: Array,
+    log_probs: ArrayT,
     labels: Array,
     *,
     axis: int = -1,
@@ -389,7 +510,7 @@ def nll_loss(
     label_smoothing: float = 0.0,
     reduction: Reduction = "mean",
     denominator: float | Array | None = None,
-) -> Array:
+) -> ArrayT:
     """Negative log-likelihood of the labels under log-probabilities: `cross_entropy` after `log_softmax`.
 
     Parameters
@@ -417,22 +538,15 @@ def nll_loss(
     >>> float(xent_any.nll_loss(log_probs, np.asarray([0])))
     0.40760596...
     """
-    problem = _check.cross_entropy_problem(
-        _rows.nll,
-        {"log_probs": log_probs, "labels": labels},
-        axis=axis,
-        class_weight=class_weight,
-        sample_weight=sample_weight,
-        ignore_index=ignore_index,
-        label_smoothing=label_smoothing,
-        reduction=reduction,
-        denominator=denominator,
-    )
-    (loss,) = problem.reduced()
+    arrays = {"log_probs": log_probs, "labels": labels}
+    options = (axis, class_weight, sample_weight, ignore_index, label_smoothing, 0.0, None, reduction, denominator)
+    problem = _check.cross_entropy_problem(_rows.nll, arrays, *options)
+    loss: ArrayT = problem.reduced()[0]
     return loss
 
 
-def logsumexp(x: Array, axis: int = -1, keepdims: bool = False) -> Array:
+@_public
+def logsumexp(x: ArrayT, axis: int = -1, keepdims: bool = False) -> ArrayT:
     """Logarithm of the sum of exponentials, ``log(sum(exp(x)))``, without overflow and without cancellation.
 
     Parameters
@@ -463,13 +577,14 @@ def logsumexp(x: Array, axis: int = -1, keepdims: bool = False) -> Array:
     >>> float(xent_any.logsumexp(np.asarray([1000.0, 1000.0])))
     1000.69314718...
     """
-    result = _check.transform(_rows.logsumexp, x, axis, keeps_axis=False)
-    if not keepdims:
-        return result
-    return array_namespace(x).expand_dims(result, axis=operator.index(axis))
+    result: ArrayT = _check.transform(_rows.logsumexp, x, axis, keeps_axis=False)
+    if keepdims:
+        result = array_namespace(x).expand_dims(result, axis=operator.index(axis))
+    return result
 
 
-def log_softmax(x: Array, axis: int = -1) -> Array:
+@_public
+def log_softmax(x: ArrayT, axis: int = -1) -> ArrayT:
     """Logarithm of the `softmax`, ``x - logsumexp(x)``.
 
     Parameters
@@ -496,10 +611,12 @@ def log_softmax(x: Array, axis: int = -1) -> Array:
     >>> xent_any.log_softmax(np.asarray([0.0, 0.0]))
     array([-0.69314718, -0.69314718])
     """
-    return _check.transform(_rows.log_softmax, x, axis, keeps_axis=True)
+    result: ArrayT = _check.transform(_rows.log_softmax, x, axis, keeps_axis=True)
+    return result
 
 
-def softmax(x: Array, axis: int = -1) -> Array:
+@_public
+def softmax(x: ArrayT, axis: int = -1) -> ArrayT:
     """Probabilities ``exp(x) / sum(exp(x))``.
 
     Parameters
@@ -526,18 +643,20 @@ def softmax(x: Array, axis: int = -1) -> Array:
     >>> xent_any.softmax(np.asarray([0.0, 0.0, -np.inf]))
     array([0.5, 0.5, 0. ])
     """
-    return _check.transform(_rows.softmax, x, axis, keeps_axis=True)
+    result: ArrayT = _check.transform(_rows.softmax, x, axis, keeps_axis=True)
+    return result
 
 
+@_public
 def binary_cross_entropy(
-    logits: Array,
+    logits: ArrayT,
     labels: Array,
     *,
     pos_weight: float | Array | None = None,
     sample_weight: Array | None = None,
     reduction: Reduction = "mean",
     denominator: float | Array | None = None,
-) -> Array:
+) -> ArrayT:
     r"""Cross-entropy of independent events, with one logit for each.
 
     .. math:: \ell = s\,\bigl((1 - y)\,\mathrm{softplus}(z) + \pi\, y\, \mathrm{softplus}(-z)\bigr)
@@ -579,28 +698,21 @@ def binary_cross_entropy(
     >>> float(xent_any.binary_cross_entropy(np.asarray([-10.0]), np.asarray([0.0])))
     4.5398899...e-05
     """
-    problem = _check.binary_problem(
-        _rows.binary,
-        logits,
-        labels,
-        pos_weight=pos_weight,
-        sample_weight=sample_weight,
-        reduction=reduction,
-        denominator=denominator,
-    )
-    (loss,) = problem.reduced()
+    problem = _check.binary_problem(_rows.binary, logits, labels, pos_weight, sample_weight, reduction, denominator)
+    loss: ArrayT = problem.reduced()[0]
     return loss
 
 
+@_public
 def binary_cross_entropy_value_and_grad(
-    logits: Array,
+    logits: ArrayT,
     labels: Array,
     *,
     pos_weight: float | Array | None = None,
     sample_weight: Array | None = None,
     reduction: Reduction = "mean",
     denominator: float | Array | None = None,
-) -> tuple[Array, Array]:
+) -> tuple[ArrayT, ArrayT]:
     r"""`binary_cross_entropy` and its gradient with respect to the logits.
 
     .. math:: \frac{d\ell}{dz} = s\,\bigl((1 - y)\,\sigma(z) - \pi\, y\, \sigma(-z)\bigr),
@@ -632,13 +744,7 @@ def binary_cross_entropy_value_and_grad(
     array([ 0.25, -0.25])
     """
     problem = _check.binary_problem(
-        _rows.binary_and_grad,
-        logits,
-        labels,
-        pos_weight=pos_weight,
-        sample_weight=sample_weight,
-        reduction=reduction,
-        denominator=denominator,
+        _rows.binary_and_grad, logits, labels, pos_weight, sample_weight, reduction, denominator
     )
     loss, grad = problem.reduced()
     return loss, grad

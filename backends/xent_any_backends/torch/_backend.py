@@ -75,7 +75,20 @@ class Torch(Backend):
     def signature(self, arrays: Collection[Any]) -> Any:
         if not _are_plain([a for a in arrays if a is not None]):
             return None
-        return tuple([None if a is None else (a.dtype, a.shape, a.device) for a in arrays])
+        try:
+            return tuple([None if a is None else (a.dtype, a.shape, a.device, a.layout) for a in arrays])
+        except RuntimeError:  # of nested tensors, which have no shape
+            return None
+
+    def rejects(self, array: Any) -> str | None:
+        if array.is_nested:
+            return "expected a dense tensor, got a nested one; pad it, by torch.nested.to_padded_tensor"
+        if array.layout != torch.strided:
+            kind = str(array.layout).removeprefix("torch.").removeprefix("_")
+            return f"expected a dense tensor, got a {kind} one; make it dense, by to_dense()"
+        return (
+            "expected a tensor of numbers, got a quantized one; take its dequantize()" if array.is_quantized else None
+        )
 
     def is_readable(self, array: Any) -> bool:
         return array.is_cpu and _are_plain((array,))

@@ -89,12 +89,13 @@ def test_divisor(subject: Subject, quick):
         close(subject, found[1], grads / divisor)
 
 
-@check("contract.binary.integer-labels", "The labels may be integers.", source="docs/contract.md, Functions")
+@check("contract.binary.integer-labels", "The labels may be integers or bool.", source="docs/contract.md, Functions")
 @pytest.mark.full
-def test_integers(subject: Subject):
-    labels = (Q > 0.1).astype(int)
+@pytest.mark.parametrize("dtype", [int, bool], ids=["int", "bool"])
+def test_integers(subject: Subject, dtype):
+    labels = (Q > 0.1).astype(dtype)
     loss, grad = subject.functions.binary_cross_entropy_value_and_grad(subject(X), subject(labels))
-    expected = binary_formula(X, labels)
+    expected = binary_formula(X, labels.astype(float))
     close(subject, loss, expected[0].mean())
     close(subject, grad, expected[1] / X.size)
 
@@ -108,7 +109,7 @@ def test_wrong_labels(subject: Subject, quick):
     for wrong in (-0.5, 1.5, NAN, 2, -1):
         labels = np.where(np.arange(8) == 2, wrong, np.ones(8, type(wrong)))
         message = f"labels: expected probabilities in [0, 1], but labels[2] is {wrong}"
-        with pytest.raises(ValueError, match=re.escape(message) + "$"):
+        with pytest.raises(ValueError, match=re.escape(message) + "; "):
             subject.functions.binary_cross_entropy(subject(X[:, 0]), subject(labels))
 
 
@@ -122,7 +123,7 @@ def test_wrong_weights(subject: Subject):
             options = {key: subject(weight) for key, weight in {**right, name: values}.items()}
             if subject.reads(subject(S)):
                 expected = (
-                    rf"^{name}: expected finite \w+ numbers that are not negative, but {name}\[(0, )?1\] is {wrong}$"
+                    rf"^{name}: expected finite \w+ numbers that are not negative, but {name}\[(0, )?1\] is {wrong}; "
                 )
                 with pytest.raises(ValueError, match=expected):
                     f(subject(X), subject(Q), **options)
