@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from ..compare import raises
 from ..plugin import check
 from ..subjects import Subject
 
@@ -20,12 +21,12 @@ Q = X / 4
 
 def rejects(error: type[Exception], message: str, function: Any, *arguments: Any, **options: Any) -> None:
     """Arrays are the subject's already; dtypes are named in the library's own spelling."""
-    with pytest.raises(error, match=f"(?i){re.escape(message)}"):
+    with raises(error, f"(?i){re.escape(message)}"):
         function(*arguments, **options)
 
 
 def rejects_as(pattern: str, function: Any, *arguments: Any, **options: Any) -> None:
-    with pytest.raises(TypeError, match=pattern):
+    with raises(TypeError, pattern):
         function(*arguments, **options)
 
 
