@@ -266,25 +266,22 @@ def test_vmap(subject: Subject, quick: bool, dtype: str) -> None:
         assert_near(subject, a, b)
 
 
-def wrong_labels(subject: Subject, quick: bool) -> list[tuple[Any, Any]]:
-    """Labels of five rows of three classes, and which of them are wrong; -100 is ignored."""
-    wrap = 2**32
-    first = ("int64", [wrap + 1, 2, 3 - wrap, -100, -1]) if subject.holds("int64") else ("int32", [3, 2, -3, -100, -1])
-    table = [(*first, [1, 0, 1, 0, 1]), ("uint32", [1, wrap - 100, 3, 2, 2**31], [0, 1, 1, 0, 1])]
-    return [
-        (np.asarray(labels, dtype), np.asarray(wrong, bool))
-        for dtype, labels, wrong in table[: 1 if quick else 2]
-        if subject.holds(dtype)
-    ]
+LABELS_OF_FIVE = {
+    "int32": ([3, 2, -3, -100, -1], [1, 0, 1, 0, 1]),
+    "int64": ([2**32 + 1, 2, 3 - 2**32, -100, -1], [1, 0, 1, 0, 1]),
+    "uint32": ([1, 2**32 - 100, 3, 2, 2**31], [0, 1, 1, 0, 1]),
+}
+"""Labels of five rows of three classes, and which of them are wrong; -100 is ignored."""
+of_each_dtype = pytest.mark.parametrize(
+    "labels_dtype", [pytest.param("int32"), pytest.param("int64"), pytest.param("uint32", marks=pytest.mark.full)]
+)
 
 
-def assert_wrong_rows_are_nan(subject: Subject, quick: bool, transformed: Callable[..., Any]) -> None:
-    table = wrong_labels(subject, quick)
-    results = transformed(*(subject(labels) for labels, _ in table))
-    for (labels, wrong), (loss, grad) in zip(table, results, strict=True):
-        where = f"{labels.dtype} labels {labels}"
-        is_nan(subject.numpy(loss), wrong, where)
-        is_nan(subject.numpy(grad), np.repeat(wrong[:, None], 3, axis=1), where)
+def assert_wrong_rows_are_nan(subject: Subject, labels_dtype: str, transformed: Callable[..., Any]) -> None:
+    labels, wrong = LABELS_OF_FIVE[labels_dtype]
+    loss, grad = transformed(subject(np.asarray(labels, labels_dtype), labels_dtype))
+    is_nan(subject.numpy(loss), np.asarray(wrong, bool))
+    is_nan(subject.numpy(grad), np.repeat(np.asarray(wrong, bool)[:, None], 3, axis=1))
 
 
 @check(
@@ -292,14 +289,15 @@ def assert_wrong_rows_are_nan(subject: Subject, quick: bool, transformed: Callab
     "Compiled, a wrong label's loss and gradient are NaN, and no other's.",
     source="docs/contract.md, Labels",
 )
-def test_wrong_labels_under_jit(subject: Subject, quick: bool) -> None:
+@of_each_dtype
+def test_wrong_labels_under_jit(subject: Subject, labels_dtype: str) -> None:
     jit = declared(subject, "jit")
     x = subject(np.zeros((5, 3)), "float32")
 
-    def f(*labels: Any) -> Any:
-        return [subject.functions.cross_entropy_value_and_grad(x, y, reduction="none") for y in labels]
+    def f(y: Any) -> Any:
+        return subject.functions.cross_entropy_value_and_grad(x, y, reduction="none")
 
-    assert_wrong_rows_are_nan(subject, quick, jit(f))
+    assert_wrong_rows_are_nan(subject, labels_dtype, jit(f))
 
 
 @check(
@@ -307,14 +305,15 @@ def test_wrong_labels_under_jit(subject: Subject, quick: bool) -> None:
     "Mapped over rows, a wrong label's loss and gradient are NaN, and no other's.",
     source="docs/contract.md, Labels",
 )
-def test_wrong_labels_under_vmap(subject: Subject, quick: bool) -> None:
+@of_each_dtype
+def test_wrong_labels_under_vmap(subject: Subject, labels_dtype: str) -> None:
     vmap = declared(subject, "vmap")
     x = subject(np.zeros((5, 3)), "float32")
 
     def row(a: Any, b: Any) -> Any:
         return subject.functions.cross_entropy_value_and_grad(a, b, reduction="sum")
 
-    assert_wrong_rows_are_nan(subject, quick, fast(subject, lambda *labels: [vmap(row)(x, y) for y in labels]))
+    assert_wrong_rows_are_nan(subject, labels_dtype, fast(subject, lambda labels: vmap(row)(x, labels)))
 
 
 @pytest.mark.full
