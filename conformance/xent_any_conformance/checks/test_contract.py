@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ..compare import equal, is_finite, is_nan, raises, same
+from ..compare import equal, is_nan, raises, same
 from ..plugin import check
 from ..subjects import Subject
 from ._contract import (

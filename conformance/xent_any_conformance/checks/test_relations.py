@@ -14,9 +14,9 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.extra.array_api import make_strategies_namespace
 
-from ..compare import at_least, at_most, equal, is_finite, same, within
 from .. import agreement
 from ..agreement import Problem, Solution
+from ..compare import at_least, at_most, equal, is_finite, same, within
 from ..plugin import check
 from ..subjects import Subject
 
@@ -90,7 +90,7 @@ def relation(**strategies: st.SearchStrategy[Any]) -> Callable[[Callable[..., No
             dtypes = precisions(subject)
             for dtype in dtypes[-1:] if quick or subject.costly else dtypes:
                 results = RESULTS.setdefault(dtype, Results(subject, dtype))
-                draw(lambda _, **drawn: body(results, **drawn), examples(subject, quick), strategies)
+                draw(lambda _, results=results, **drawn: body(results, **drawn), examples(subject, quick), strategies)
 
         return test
 

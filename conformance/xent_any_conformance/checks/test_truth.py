@@ -39,7 +39,13 @@ def near(
 
 
 def judge(
-    measure: Any, dtype: str, results: dict[str, Any], case: cases.Case, *, subnormal: bool | None = False, half: str = ""
+    measure: Any,
+    dtype: str,
+    results: dict[str, Any],
+    case: cases.Case,
+    *,
+    subnormal: bool | None = False,
+    half: str = "",
 ) -> None:
     """Compare each result with the truth of the same name; record all before the first that is wrong is raised."""
     rows = cases.rows(case)
