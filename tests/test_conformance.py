@@ -20,7 +20,8 @@ RUN = [sys.executable, "-c", "import sys; from xent_any_conformance.cli import m
 
 
 def conformance(*arguments, cwd, path=""):
-    environment = os.environ | {"PYTHONPATH": f"{HERE}{os.pathsep}{path}", "COLUMNS": "200"}
+    paths = [str(HERE), str(path), os.environ.get("PYTHONPATH", "")]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths)), "COLUMNS": "200"}
     return subprocess.run([*RUN, *arguments], capture_output=True, text=True, check=False, cwd=cwd, env=environment)
 
 
@@ -177,6 +178,7 @@ def test_solutions_are_compared_whatever_asked_for_them(tmp_path, checks):
 
 def test_solutions_that_nobody_else_has_fail(tmp_path, monkeypatch):
     monkeypatch.setattr(kit_run, "REFERENCE", "no_such_library")
+    monkeypatch.setenv("PYTHONPATH", f"{HERE}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
     result = kit_run.run(["strangers:NAMESPACE"], quick=True, checks="agreement.")
     assert not result["passed"]
     assert "no other subject" in result["results"][0]["reason"]

@@ -108,17 +108,21 @@ def draw(body: Callable[..., None], count: int, strategies: Mapping[str, Any]) -
     Hypothesis derives its seed from the text of the one function `holds`: relations that draw alike see the same
     problems, which are then computed once.
     """
-    number = itertools.count(-1)
+    problems: list[dict[str, Any]] = []
 
-    # Of a problem that fails the failing row is seen at once: looking for a simpler one would take most of the time.
     @hypothesis.settings(max_examples=count + 1, phases=[hypothesis.Phase.generate])
     @hypothesis.given(**strategies)
     def holds(**drawn: Any) -> None:
-        if (example := next(number)) >= 0:  # the first to be drawn is the simplest, and all zeros
-            body(example, **drawn)
+        problems.append(drawn)
 
     holds()
-    same(next(number), count, "examples drawn")
+    same(len(problems), count + 1, "problems drawn")
+    for example, drawn in enumerate(problems[1:]):  # the first to be drawn is the simplest, and all zeros
+        try:
+            body(example, **drawn)
+        except AssertionError as error:
+            error.add_note(f"of the problem {drawn}")
+            raise
 
 
 def promised(x: Any, dtype: Any) -> tuple[Any, Any]:

@@ -309,8 +309,9 @@ def test_autodiff(subject: Subject, measure, dtype, name):
     x, v, labels = subject(case.x, dtype), subject(case.direction, dtype), subject(case.labels)
     options = options_of(subject, case) | {"reduction": "none"}
     slope = transforms["grad"](lambda a: subject.xp.sum(subject.functions.cross_entropy(a, labels, **options)))
+    judge(measure, dtype, {"grad": subject.numpy(slope(x))}, case)
     backward = transforms["grad"](lambda a: subject.xp.sum(slope(a) * v))(x)
-    judge(measure, dtype, {"grad": subject.numpy(slope(x)), "product": subject.numpy(backward)}, case)
+    judge(measure, dtype, {"product": subject.numpy(backward)}, case)
     if "jvp" in transforms:
         judge(measure, dtype, {"product": subject.numpy(transforms["jvp"](slope, x, v))}, case)
 
