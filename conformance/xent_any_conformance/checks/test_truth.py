@@ -57,7 +57,8 @@ def judge(
             found |= near(measure, case.name, quantity, values, true, half or dtype, subnormal=subnormal)
         except AssertionError as failure:
             failures.append(str(failure))
-    same(failures, [])
+    if failures:
+        raise AssertionError("; ".join(failures))
     same(found, True, f"{case.name}: whether there is any such result")
 
 
