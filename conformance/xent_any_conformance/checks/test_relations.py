@@ -351,7 +351,8 @@ def block_rows(subject: Subject, classes: int) -> int:
 )
 def test_bitwise(subject: Subject, quick: bool, rng: np.random.Generator, part: str) -> None:
     results = Results(subject, "float32", finite=part != "axes")
-    function, vectors, options = "cross_entropy_value_and_grad", [], {}
+    function, several = "cross_entropy_value_and_grad", list[Any]()
+    vectors, options = list[Any](), dict[str, Any]()
     if part == "axes":  # rows of few classes, along two axes, some tied and some broken
         x = rng.integers(-4, 4, size=(2, 600, 5)).astype(float)
         x[0, 3, 1] = x[1, -1, 4] = np.nan
