@@ -31,6 +31,7 @@ LIBRARIES = {
     "toygrad": ["./examples/toygrad"],
 }
 """What the kit needs, beside its own extra, to certify a library."""
+PEERS = ("torch", "optax", "scipy", "sklearn")
 # The first NumPy that the library takes; on newer Pythons the first that has a wheel.
 OLDEST_NUMPY = {(3, 14): "2.3.2"}.get(sys.version_info[:2], "2.1.0")
 # A caller's setup that would break any pytest run which read it.
@@ -64,6 +65,44 @@ def numpy(session: nox.Session, version: str) -> None:
     wanted = f"numpy=={OLDEST_NUMPY}" if version == "oldest" else "numpy"
     session.install("--upgrade", ".[conformance]", wanted)
     session.run("xent-any", "conformance", "numpy", *session.posargs)
+
+
+@nox.session
+def guard(session: nox.Session) -> None:
+    """The counts of calls, operators, kernels and bytes, compared with the record."""
+    session.install(*CONSTRAINED, ".[bench,torch,jax]")
+    session.run("xent-any", "bench", "--guard", "benchmarks/records/guard.json")
+
+
+@nox.session
+def peers(session: nox.Session) -> None:
+    """What other libraries' own functions make of the truth tables; they need not pass, but must be there."""
+    session.install(*CONSTRAINED, ".[conformance,torch,jax]", "optax", "scipy", "scikit-learn")
+    session.run("xent-any", "conformance", *(f"peer-{name}" for name in PEERS), *session.posargs)
+
+
+@nox.session
+def gradients(session: nox.Session) -> None:
+    """The derivatives of every combination of options against differences, on PyTorch and JAX."""
+    session.install(*CONSTRAINED, "--editable", ".[test,torch,jax]")
+    session.run("python", "tests/gradients.py", "torch", "jax", *session.posargs)
+
+
+@nox.session
+def mutation(session: nox.Session) -> None:
+    """The kit on mutants of the row kernel: how many, and the seed that they are drawn by, are the arguments."""
+    count, seed = session.posargs or ("40", "0")
+    session.install(*CONSTRAINED, "--editable", ".[conformance,torch]", "./examples/toyarray", "cosmic-ray")
+    database = str(Path(session.create_tmp()) / "session.sqlite")
+    Path(database).unlink(missing_ok=True)
+    environment = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+    environment["XENT_ANY_TRUTHS"] = session.create_tmp()
+    session.run("cosmic-ray", "init", "tests/mutation.toml", database)
+    session.run("cr-filter-operators", database, "tests/mutation.toml")
+    session.run("python", "tests/mutation.py", "--sample", count, "--seed", seed, database)
+    session.run("cosmic-ray", "baseline", "tests/mutation.toml", env=environment)
+    session.run("cosmic-ray", "exec", "tests/mutation.toml", database, env=environment)
+    session.run("python", "tests/mutation.py", "--check", database)
 
 
 @nox.session

@@ -119,7 +119,7 @@ def judged(case: Case, worker: Worker) -> Outcome:
     failed = [r for r in worker.results if r["outcome"] == "failed"]
     wrong = []
     if isinstance(case, Defect):
-        failed = [r for r in failed if r["id"].startswith(case.checks) and re.search(case.error, r["reason"])]
+        failed = [r for r in failed if r["id"].startswith(case.checks) and re.match(case.error, r["error"])]
     else:
         wrong = [f"{r['id']} failed: {r['reason'][-300:]}" for r in failed]
     for check in case.checks:

@@ -1,7 +1,14 @@
-"""The account of a mutation run: ``python tests/mutation.py SESSION.sqlite`` writes the record and docs/mutation.md."""
+"""The account of a mutation run: ``python tests/mutation.py SESSION.sqlite`` writes the record and docs/mutation.md.
 
+With ``--sample COUNT`` it leaves that many mutants of a session before it runs, drawn by ``--seed``; with ``--check``
+it writes nothing. The exit status is 1 where a mutant survives that `mutants.json` does not explain.
+"""
+
+import argparse
+import ast
 import json
 import platform
+import random
 import re
 import sqlite3
 import subprocess
@@ -12,6 +19,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+MODULE = "xent_any/_rows.py"
 RECORD = "conformance/records/mutation/rows.json"
 
 HEAD = """# Mutants of the row kernel
@@ -36,8 +44,9 @@ PYTHONDONTWRITEBYTECODE=1 cosmic-ray exec tests/mutation.toml session.sqlite
 python tests/mutation.py session.sqlite
 ```
 
-The last command writes this page and [the record](../{record}); it fails if a survivor has no reason. The run took
-an hour, half of the mutants on each of two CPUs.
+The last command writes this page and [the record](../{record}); it fails if a survivor is not in `tests/mutants.json`,
+which explains each as a whole. The run took an hour, half of the mutants on each of two CPUs; `nox -s mutation` runs a
+sample of them, drawn by a seed.
 
 The broken implementations that the kit must reject, by name, are those of `tests/defects.py`; `python tests/broken.py`
 prints them with the checks that reject them.
@@ -50,65 +59,8 @@ prints them with the checks that reject them.
 
 """
 
-# What part of a changed line, and of what takes its place, has which reason.
-REASONS = {
-    "A copy more, or none of an array that nobody else holds.": [("owned=True", "owned=False")],
-    "The form of a protocol, which runs nothing.": [("owned: bool = False) -> Array: ...", "")],
-    "A default that no kernel reads: those that read it are given it.": [(": float = 0.0", "")],
-    "Where rows begin to be far is a choice: both formulas are right nearby.": [("FAR", "")],
-    "The series' second term is at most C exp(-60), below all precision; the third as well.": [("0.5 - s / 3", "")],
-    "An axis or a tuple that has one element only, or the same shape.": [
-        ("a[..., 0]", "a[..., -1]"),
-        ("x[..., 0]", "x[..., -1]"),
-        ("axis=-1)", "axis=- 0)"),
-        ("rows[0]", "rows[ -1]"),
-    ],
-    "Sums of no elements alone are the other case; one that goes there too has the same value.": [
-        ("if a.shape[-1] == 0", ""),
-    ],
-    "What is compared is never smaller where it counts: weights, smoothing, z, a number of classes or of axes.": [
-        ("(a == 0)", "(a <= 0)"),
-        ("== 0", "<= 0"),
-        ("!= 0", "> 0"),
-        ("label_smoothing != 0", "!= -1"),
-        ("z_loss != 0", "!= -1"),
-        ("z != 0", "!= -1"),
-        ("z == 0", "== -1"),
-        ("z == 0", "z < 0"),
-        ("> 1:", "!= 1:"),
-        ("labels.ndim == x.ndim", ">="),
-    ],
-    "Nothing is greater than inf or less than -inf, and what could be NaN is NaN already.": [
-        ("== INF", ">= INF"),
-        ("== -INF", "<= -INF"),
-        ("< INF", "!= INF"),
-        ("> -INF", "!= -INF"),
-    ],
-    "With smoothing or z of 0 the other branch adds 0 or multiplies by 1: it costs time.": [
-        ("label_smoothing != 0", ">= 0"),
-        ("z_loss != 0", ">= 0"),
-        ("z != 0", ">= 0"),
-    ],
-    "Any finite number will do where it is multiplied by 0, or not looked at.": [
-        (", 0.0,", ", 1.0,"),
-        (", 0.0,", ", -1.0,"),
-        (", 0.0, v", ""),
-        ("finite, x, 0.0", ""),
-    ],
-    "The mean is subtracted once more for its rounding: this is nearly the mean of what is left.": [
-        ("p = ", "( 2 + state.s)")
-    ],
-    "Where rows are elements, both shapes are one.": [
-        ("binary: (", "whole=False"),
-        ("binary_and_grad: (", "whole=False"),
-    ],
-    "Only PyTorch's double backward runs it in blocks, which tests/test_autograd_torch.py does.": [
-        ("hessian: (Result", "")
-    ],
-    "tanh has the same value from either sign, until the exponential of a large one overflows.": [("sign = ", "")],
-    "A sign divides as it multiplies.": [("-2 * sign", "-2 / sign")],
-    "At the boundary both sides are equal, or the choice is free.": [("0.25 *", "<= 0.25 *")],
-}
+EXPLAINED: dict[str, list[list[str]]] = json.loads((ROOT / "tests" / "mutants.json").read_text(encoding="utf-8"))
+"""Why a mutant survives, and each one of which this is true: the function that it is in, its line, the changed one."""
 
 
 def record(session: Path) -> dict[str, object]:
@@ -122,15 +74,16 @@ def record(session: Path) -> dict[str, object]:
         )
         .fetchall()
     )
-    survivors = [survivor(*mutant) for mutant in mutants if mutant[2] == "SURVIVED"]
+    text = (ROOT / MODULE).read_text(encoding="utf-8")
+    survivors = [survivor(text, *mutant) for mutant in mutants if mutant[2] == "SURVIVED"]
     killers = Counter(killer(output) for *_, outcome, output, _ in mutants if outcome == "KILLED")
     return {
         "tool": f"cosmic-ray {version('cosmic-ray')}",
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "python": platform.python_version(),
         "packages": {name: version(name) for name in ("xent-any", "numpy", "torch")},
-        "module": "xent_any/_rows.py",
-        "commit": subprocess.check_output(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, text=True).strip(),
+        "module": MODULE,
+        **tree(ROOT),
         "mutants": len(mutants),
         "killed": len(mutants) - len(survivors),
         "killed by": dict(killers.most_common()),
@@ -138,14 +91,42 @@ def record(session: Path) -> dict[str, object]:
     }
 
 
-def survivor(operator: str, row: int, outcome: str, output: str, diff: str) -> dict[str, object]:
+def tree(folder: Path) -> dict[str, object]:
+    """The commit that is checked out in a folder, and whether nothing in it is changed."""
+
+    def git(*arguments: str) -> str:
+        return subprocess.check_output(["git", *arguments], cwd=folder, text=True).strip()
+
+    return {"commit": git("rev-parse", "--short", "HEAD"), "clean": not git("status", "--porcelain")}
+
+
+def survivor(text: str, operator: str, row: int, outcome: str, output: str, diff: str) -> dict[str, object]:
     old, new = (line[1:].strip() for line in diff.splitlines() if re.match(r"[-+](?![-+])", line))
-    why = [
-        reason
-        for reason, texts in REASONS.items()
-        if any(a in old and b in new and (not b or b not in old) for a, b in texts)
+    mutant = [function_of(text, row), old, new]
+    why = next((reason for reason, mutants in EXPLAINED.items() if mutant in mutants), "")
+    names = ("line", "operator", "function", "old", "new", "why")
+    return dict(zip(names, (row, operator.removeprefix("core/"), *mutant, why), strict=True))
+
+
+def function_of(text: str, row: int) -> str:
+    """The innermost function or class that a line of a module is in."""
+    around = [
+        node
+        for node in ast.walk(ast.parse(text))
+        if isinstance(node, ast.FunctionDef | ast.ClassDef) and node.lineno <= row <= (node.end_lineno or 0)
     ]
-    return {"line": row, "operator": operator.removeprefix("core/"), "old": old, "new": new, "why": (why or [""])[0]}
+    return max(around, key=lambda node: node.lineno).name if around else ""
+
+
+def sample(session: Path, count: int, seed: int) -> None:
+    """Leave so many mutants of a session that has not run, drawn by the seed."""
+    with sqlite3.connect(session) as database:
+        waiting = """select job_id from mutation_specs where job_id not in (select job_id from work_results)
+                     order by operator_name, start_pos_row, start_pos_col, occurrence"""
+        jobs = [job for (job,) in database.execute(waiting)]
+        left_out = set(jobs) - set(random.Random(seed).sample(jobs, min(count, len(jobs))))
+        for table in ("mutation_specs", "work_items"):
+            database.executemany(f"delete from {table} where job_id = ?", [(job,) for job in left_out])
 
 
 def killer(output: str) -> str:
@@ -158,7 +139,7 @@ def page(account: dict[str, object]) -> str:
     """docs/mutation.md."""
     packages = ", ".join(f"{name} {number}" for name, number in account["packages"].items())
     run = f"{account['tool']}, Python {account['python']}, {packages}; {account['date'][:10]}; the kernels of "
-    run += f"commit {account['commit']}. "
+    run += f"commit {account['commit']}{'' if account['clean'] else ', with changes that are in no commit'}. "
     run += (
         f"**{account['mutants']} mutants, {account['killed']} killed, {len(account['survivors'])} survive.** Killed by"
     )
@@ -177,12 +158,26 @@ def page(account: dict[str, object]) -> str:
 
 
 def main() -> int:
-    account = record(Path(sys.argv[1]))
-    path = ROOT / RECORD
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(account, indent=1) + "\n", encoding="utf-8")
-    (ROOT / "docs" / "mutation.md").write_text(page(account), encoding="utf-8")
-    return int(not all(entry["why"] for entry in account["survivors"]))
+    parser = argparse.ArgumentParser(description=str(__doc__).partition("\n")[0])
+    parser.add_argument("session", type=Path)
+    parser.add_argument("--sample", type=int, metavar="COUNT")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--check", action="store_true")
+    options = parser.parse_args()
+    if options.sample:
+        sample(options.session, options.sample, options.seed)
+        return 0
+    account = record(options.session)
+    unexplained = [entry for entry in account["survivors"] if not entry["why"]]
+    lines = [f"{account['mutants']} mutants, {account['killed']} killed; without a reason {len(unexplained)} survive"]
+    lines += [f"{entry['function']}, line {entry['line']}\n-{entry['old']}\n+{entry['new']}" for entry in unexplained]
+    sys.stdout.write("\n".join(lines) + "\n")
+    if not options.check:
+        path = ROOT / RECORD
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(account, indent=1) + "\n", encoding="utf-8")
+        (ROOT / "docs" / "mutation.md").write_text(page(account), encoding="utf-8")
+    return int(bool(unexplained) or not account["mutants"])
 
 
 if __name__ == "__main__":

@@ -409,6 +409,7 @@ def counts(**values):
     return {
         "counts": {name: {"value": value, "with": {"numpy": "2"}} for name, value in values.items()},
         "missing": {},
+        "failed": {},
     }
 
 
@@ -443,9 +444,24 @@ def test_guard_command(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(guard, "count_apart", lambda: counts(calls=6))
     assert cli.main(arguments) == 1
     assert "1 grown" in capsys.readouterr().out
-    monkeypatch.setattr(guard, "count_apart", lambda: {"counts": {}, "missing": {"numpy": "ImportError: no"}})
+    monkeypatch.setattr(guard, "count_apart", lambda: counts() | {"missing": {"numpy": "numpy is not installed"}})
     assert cli.main(arguments) == 2
-    assert "not counted: numpy: ImportError: no" in capsys.readouterr().out
+    assert "not counted: numpy: numpy is not installed" in capsys.readouterr().out
+    monkeypatch.setattr(guard, "count_apart", lambda: counts(calls=5) | {"failed": {"jax": "TypeError: no"}})
+    for more in ([], ["--update"]):
+        assert cli.main([*arguments, *more]) == 1
+        assert "counting failed: jax: TypeError: no" in capsys.readouterr().out
+
+
+def test_guard_tells_an_error_from_a_library_that_is_not_there(monkeypatch):
+    def broken():
+        raise TypeError("a change of ours")
+
+    sources = {"numpy": guard.Source(broken, (), False), "no_such_library": guard.Source(broken, (), False)}
+    monkeypatch.setattr(guard, "SOURCES", sources)
+    found = guard.counted()
+    assert found["failed"] == {"numpy": "TypeError: a change of ours"}
+    assert found["missing"] == {"no_such_library": "no_such_library is not installed"}
 
 
 def test_guard_counts_what_a_call_does(monkeypatch):

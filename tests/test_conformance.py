@@ -13,13 +13,15 @@ import pytest
 from conftest import install_example
 
 from xent_any_conformance import records, subjects
+from xent_any_conformance import run as kit_run
 
 HERE = Path(__file__).parent
 RUN = [sys.executable, "-c", "import sys; from xent_any_conformance.cli import main; sys.exit(main())", "conformance"]
 
 
 def conformance(*arguments, cwd, path=""):
-    environment = os.environ | {"PYTHONPATH": f"{HERE}{os.pathsep}{path}", "COLUMNS": "200"}
+    paths = [str(HERE), str(path), os.environ.get("PYTHONPATH", "")]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths)), "COLUMNS": "200"}
     return subprocess.run([*RUN, *arguments], capture_output=True, text=True, check=False, cwd=cwd, env=environment)
 
 
@@ -142,6 +144,60 @@ def test_a_deviation_that_passes_fails_the_run(tmp_path):
     (failed,) = (result for result in run["results"] if result["outcome"] == "failed")
     assert failed["id"] == "contract.labels.wrapped"
     assert "it wraps nothing" in failed["reason"]
+
+
+@pytest.mark.parametrize(
+    ("name", "outcome"), [("DECLARED", "deviates"), ("OTHERWISE", "failed"), ("UNSPECIFIED", "failed")]
+)
+def test_a_deviation_excuses_the_error_that_it_names_alone(tmp_path, name, outcome):
+    done, run = one(tmp_path, f"strangers:{name}", "--checks", "contract.empty.batch")
+    (result,) = run["results"]
+    assert (done.returncode, result["outcome"]) == (int(outcome == "failed"), outcome)
+    assert result["error"] == "MemoryError: no rows"
+
+
+def test_an_integer_dtype_that_is_listed_and_cannot_be_made_is_a_failure(tmp_path):
+    done, run = one(tmp_path, "strangers:INT64_ALONE", "--checks", "contract.labels.integer-dtype,truncated")
+    assert done.returncode == 1
+    failed = {result["id"] for result in run["results"] if result["outcome"] == "failed"}
+    assert {"contract.labels.integer-dtype[int8]", "contract.labels.truncated[uint64]"} <= failed
+
+
+def test_a_dtype_that_is_not_there_is_skipped_aloud(tmp_path):
+    _, run = one(tmp_path, "array_api_strict-no_x64", "--checks", "contract.labels.integer-dtype")
+    reasons = {result["id"]: result["reason"] for result in run["results"] if result["outcome"] == "skipped"}
+    assert reasons == {"contract.labels.integer-dtype[uint64]": "no uint64 here"}
+
+
+@pytest.mark.parametrize("checks", ["agreement.", "agreement.solutions", "agreement,contract.loss"])
+def test_solutions_are_compared_whatever_asked_for_them(tmp_path, checks):
+    done, run = one(tmp_path, "strangers:NAMESPACE", "--checks", checks)
+    assert done.returncode == 0, done.stdout
+    assert {(pair["a"], pair["b"]) for pair in run["agreement"]} == {("strangers:NAMESPACE", "numpy")}
+
+
+def test_solutions_that_nobody_else_has_fail(tmp_path, monkeypatch):
+    monkeypatch.setattr(kit_run, "REFERENCE", "no_such_library")
+    monkeypatch.setenv("PYTHONPATH", f"{HERE}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
+    result = kit_run.run(["strangers:NAMESPACE"], quick=True, checks="agreement.")
+    assert not result["passed"]
+    assert "no other subject" in result["results"][0]["reason"]
+
+
+def test_a_library_all_of_whose_subjects_are_missing_fails(monkeypatch):
+    table = {name: ("no_such_module", file) for name, (_, file) in subjects.TABLE.items() if name.startswith("dask")}
+    monkeypatch.setattr(subjects, "TABLE", {**subjects.TABLE, **table})
+
+    class Worker(kit_run.Worker):
+        def __init__(self, name, folder, quick, checks):
+            super().__init__(name, folder, quick, checks)
+            if name in table:
+                self.command = [sys.executable, "-c", "pass"]
+                self.unusable = "no_such_module is not installed"
+
+    monkeypatch.setattr(kit_run, "Worker", Worker)
+    for names, passed in ((["numpy"], True), (["dask", "numpy"], False)):
+        assert kit_run.run(names, quick=True, checks="contract.loss.formula")["passed"] is passed
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import importlib
 import shutil
 import sys
 import tracemalloc
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -65,7 +66,11 @@ def test_a_wrong_derivative_is_rejected(tmp_path, installed, right, wrong, check
     (folder / "toygrad" / "xent_any_backend.py").write_text(ADAPTER.replace(right, wrong))
     done, run = one(tmp_path, "toygrad", "--checks", check, path=folder)
     assert done.returncode == 1
-    assert all(result["outcome"] == "failed" for result in run["results"])
+    outcomes = Counter(result["outcome"] for result in run["results"])
+    assert outcomes["failed"]
+    assert outcomes.keys() <= {"failed", "skipped"}
+    for result in run["results"]:
+        assert result["outcome"] == "skipped" or result["error"].startswith(("AssertionError", "Failed"))
 
 
 def test_it_needs_no_adapter_for_values(tmp_path):

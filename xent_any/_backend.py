@@ -212,8 +212,8 @@ class Backend:
         The framework's program transformations: ``jit(f)``, ``vmap(f)``, which maps over the first axis of every
         argument, ``grad(f)``, with respect to the first argument, and ``jvp(f, x, tangent)``, which returns the
         derivative alone.
-    deviations : mapping of str to str
-        The conformance checks that do not hold, by id, and why.
+    deviations : mapping of str to str or (str, type of exception)
+        The conformance checks that do not hold, by id, and why; with the error that is raised, where one is.
 
     Notes
     -----
@@ -229,7 +229,7 @@ class Backend:
     block_bytes: int | None = None
     linear_bytes: int = 1 << 28
     transforms: Mapping[str, Callable[..., Any]] = {}
-    deviations: Mapping[str, str] = {}
+    deviations: Mapping[str, str | tuple[str, type[Exception]]] = {}
 
     def namespace(self) -> Any:
         """The namespace that its arrays are made with."""

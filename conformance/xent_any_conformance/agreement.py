@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from . import truth
+from .compare import measured
 from .subjects import Subject
 
 LARGEST = float(np.finfo(float).max)
@@ -126,16 +127,16 @@ def compare(problem: Problem, solutions: Mapping[str, Solution]) -> Iterator[dic
     bounds = allowed(problem, next(iter(solutions.values())))
     for a, b in combinations(solutions, 2):
         for quantity, left, right, bound in zip(Solution._fields, solutions[a], solutions[b], bounds, strict=True):
-            difference = np.abs(left.astype(float) - right)
+            difference = np.abs(measured(left).astype(float) - right)
             with np.errstate(invalid="ignore", divide="ignore"):
-                shares = np.where(difference == 0, 0.0, difference / bound)
-            wrong = not np.isfinite(difference).all()
+                shares = np.where((difference == 0) & np.isfinite(bound), 0.0, difference / bound)
+            # JSON has neither infinity nor NaN
+            difference, shares = (np.where(np.isfinite(a), a, LARGEST) for a in (difference, shares))
             yield {
                 "problem": problem.name,
                 "quantity": quantity,
                 "a": a,
                 "b": b,
-                # JSON has no infinity
-                "largest": LARGEST if wrong else float(np.max(difference)),
-                "share": LARGEST if wrong else float(np.max(shares)),
+                "largest": float(np.max(difference)),
+                "share": float(np.max(shares)),
             }

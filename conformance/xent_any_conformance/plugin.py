@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from . import subjects
+from .compare import MADE
 from .subjects import Subject
 
 EDGES = tuple(2.0 ** (k / 2) for k in range(-12, 61))
@@ -112,8 +113,14 @@ def describe(subject: Subject) -> dict[str, Any]:
         "compiled": subject.compiled,
         "has_values": subject.has_values,
         "peer": subject.peer,
-        "deviations": dict(subject.declared),
+        "deviations": {id_: why for id_, (why, _) in subject.declared.items()},
     }
+
+
+def is_wanted(id_: str, checks: str) -> bool:
+    """Whether a check is one of those that ``--checks`` asks for."""
+    wanted = [part for part in checks.split(",") if part]
+    return not wanted or any(part in id_ for part in wanted)
 
 
 def full_id(item: pytest.Item) -> str:
@@ -132,12 +139,13 @@ def checked(item: pytest.Item) -> Check:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     subject = config.stash[SUBJECT]
-    wanted = [part for part in config.option.checks.split(",") if part]
+    wanted = config.option.checks
     declared = subject.declared
     unknown = set(declared)
     for item in items:
         for id_ in {full_id(item), checked(item).id} & set(declared):
-            item.add_marker(pytest.mark.xfail(reason=declared[id_], strict=True))
+            why, raises = declared[id_]
+            item.add_marker(pytest.mark.xfail(reason=why, raises=raises, strict=True))
             unknown.discard(id_)
     if unknown and not wanted:
         raise pytest.UsageError(f"{subject.name} declares deviations from no check: {', '.join(sorted(unknown))}")
@@ -146,8 +154,17 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if config.stash[QUICK]:
         items[:] = [item for item in items if item.get_closest_marker("full") is None]
     if wanted:
-        items[:] = [item for item in items if any(part in full_id(item) for part in wanted)]
+        items[:] = [item for item in items if is_wanted(full_id(item), wanted)]
     config.stash[RECORDER].write(subject=describe(subject), collected=len(items))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Iterator[None]:
+    before = MADE.total()
+    result = yield
+    if MADE.total() == before:
+        raise AssertionError("nothing was compared: the check cannot fail here")
+    return result
 
 
 @pytest.hookimpl(wrapper=True)
@@ -165,6 +182,7 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
             **checked(item)._asdict() | {"id": full_id(item)},
             outcome=outcome,
             reason=reason,
+            error=call.excinfo.exconly() if call.excinfo and outcome in ("failed", "deviates") else "",
             seconds=round(report.duration, 4),
             measurements=[value for name, value in item.user_properties if name == "ulps"],
         )
@@ -194,17 +212,17 @@ def measure(request: pytest.FixtureRequest) -> Callable[[str, str, Any, float], 
     """Record errors: ``measure(quantity, dtype, ulps, worst share of the bound)``."""
 
     def record(quantity: str, dtype: str, ulps: Any, share: float) -> None:
-        ulps = np.asarray(ulps, dtype=float)
-        largest = np.finfo(float).max  # JSON has no infinity
-        counts = np.histogram(np.clip(np.nan_to_num(ulps, nan=np.inf), EDGES[0], EDGES[-1]), EDGES)[0]
+        largest = np.finfo(float).max  # JSON has neither infinity nor NaN
+        ulps, share = (np.nan_to_num(np.asarray(a, dtype=float), nan=largest, posinf=largest) for a in (ulps, share))
+        counts = np.histogram(np.clip(ulps, EDGES[0], EDGES[-1]), EDGES)[0]
         request.node.user_properties.append(
             (
                 "ulps",
                 {
                     "quantity": quantity,
                     "dtype": dtype,
-                    "worst": min(float(np.max(ulps, initial=0.0)), largest),
-                    "share": min(share, largest),
+                    "worst": float(np.max(ulps)),
+                    "share": float(share),
                     "counts": counts.tolist(),
                 },
             )

@@ -18,11 +18,14 @@ from typing import Any
 import xent_any
 
 from . import _machine, agreement, subjects
-from .plugin import UNUSABLE
+from .plugin import UNUSABLE, is_wanted
 
 HERE = Path(__file__).parent
 REFERENCE = "numpy"
 """Solves the problems of the agreement family in every run, so that one subject alone has another to agree with."""
+
+SOLUTIONS = "agreement.solutions"
+"""The check that solves them."""
 
 PACKAGES = ("array-api-compat", "numpy", "mpmath", "hypothesis", "pytest", "jaxlib", "onnxruntime")
 """Beside the subjects' own libraries, what a run's results may depend on."""
@@ -64,19 +67,21 @@ def run(
     chosen = subjects.names(names)
     left = [name for name in chosen if quick and not names and (name in subjects.SLOW or not _is_first(name))]
     chosen = [name for name in chosen if name not in left]
-    helper = [REFERENCE] if REFERENCE not in chosen and "agreement".startswith(checks or "agreement") else []
+    helper = [REFERENCE] if REFERENCE not in chosen and is_wanted(SOLUTIONS, checks) else []
     with tempfile.TemporaryDirectory(prefix="xent-any-") as folder:
         workers = [Worker(name, Path(folder), quick, checks) for name in chosen]
-        workers += [Worker(name, Path(folder), quick, "agreement.") for name in helper]
+        workers += [Worker(name, Path(folder), quick, SOLUTIONS) for name in helper]
         _work(sorted(workers, key=_order), jobs or len(_machine.cpus()), progress)
         compared = list(_compared(workers, quick=quick))
     counted = workers[: len(chosen)]
-    results = [result | {"subject": w.name} for w in counted for result in w.results] + _disagreements(
-        counted, compared
-    )
+    alone = _alone(counted, compared)
+    results = [result | {"subject": w.name} for w in counted for result in w.results]
+    results = [result for result in results if (result["subject"], result["id"]) not in alone]
+    results += [*alone.values(), *_disagreements(counted, compared)]
     found = [w.subject | {"seconds": round(w.seconds, 1)} for w in counted if w.subject]
     # What was asked for by name must be there.
-    missing = [w for w in counted if w.unusable and (w.name in names or len(counted) == 1)]
+    usable = {w.name for w in counted if not w.unusable}
+    missing = [name for name in names if usable.isdisjoint(subjects.names([name]))]
     peers = {subject["name"] for subject in found if subject["peer"]}
     failed = [r for r in results if r["outcome"] == "failed" and r["level"] == "must" and r["subject"] not in peers]
     return {
@@ -175,6 +180,7 @@ class Worker:
                 "source": "docs/certify.md",
                 "outcome": "failed",
                 "reason": f"pytest ended with {self._process.returncode}:\n{tail}",
+                "error": "",
                 "seconds": self.seconds,
                 "measurements": [],
             }
@@ -219,9 +225,21 @@ def _compared(workers: Sequence[Worker], *, quick: bool) -> Iterator[dict[str, A
         given = {name: solutions[problem.name] for name, solutions in solved.items() if problem.name in solutions}
         for pair in agreement.compare(problem, given):
             key = pair["a"], pair["b"], pair["quantity"]
-            if key not in worst or pair["share"] > worst[key]["share"]:
+            if key not in worst or not pair["share"] <= worst[key]["share"]:
                 worst[key] = pair
     yield from worst.values()
+
+
+def _alone(workers: Sequence[Worker], compared: Sequence[dict[str, Any]]) -> dict[tuple[str, str], dict[str, Any]]:
+    """The failures of the subjects that solved the problems of the agreement family, and that none else did."""
+    met = {pair[side] for pair in compared for side in ("a", "b")}
+    reason = "no other subject has solved these problems, not even NumPy"
+    return {
+        (w.name, r["id"]): r | {"subject": w.name, "outcome": "failed", "reason": reason, "error": reason}
+        for w in workers
+        for r in w.results
+        if r["id"] == SOLUTIONS and r["outcome"] == "passed" and w.name not in met
+    }
 
 
 def _disagreements(workers: Sequence[Worker], compared: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -229,7 +247,7 @@ def _disagreements(workers: Sequence[Worker], compared: Sequence[dict[str, Any]]
     failures = []
     for pair in (pair for pair in compared if not pair["share"] <= 1):
         for worker in (worker for worker in workers if worker.name in (pair["a"], pair["b"])):
-            (solved,) = (r for r in worker.results if r["id"] == "agreement.solutions")
+            (solved,) = (r for r in worker.results if r["id"] == SOLUTIONS)
             other = pair["b"] if worker.name == pair["a"] else pair["a"]
             reason = f"{pair['quantity']} of {pair['problem']}: {pair['largest']:.3g} from {other}'s, "
             reason += f"{pair['share']:.3g} times what is allowed"
@@ -240,6 +258,7 @@ def _disagreements(workers: Sequence[Worker], compared: Sequence[dict[str, Any]]
                     "subject": worker.name,
                     "outcome": "failed",
                     "reason": reason,
+                    "error": f"AssertionError: {reason}",
                 }
             )
     return failures

@@ -16,6 +16,8 @@ from typing import Any, NamedTuple
 import mpmath
 import numpy as np
 
+from .compare import measured
+
 MP = mpmath.MPContext()
 MP.prec = 200  # its exponents have no limit, and nothing below cancels
 
@@ -62,16 +64,17 @@ def stack(rows: Sequence[Expected]) -> Expected:
 
 
 def errors(values: Any, true: Expected, dtype: str) -> tuple[Any, Any]:
-    """The errors of computed values in ULP of the true ones, and as a share of what is allowed."""
-    values = np.asarray(values, dtype=np.float64)
+    """The errors of computed values in ULP of the true ones, and as a share of what is allowed; inf where none is."""
+    values = measured(values).astype(np.float64)
     with np.errstate(all="ignore"):
         error = np.abs((np.ldexp(values, -true.exponent) - true.high) - true.low)
         ulp = np.exp2(np.maximum(-DIGITS[dtype], LOWEST[dtype] - true.exponent).astype(float))
         share = np.where(error == 0, 0.0, error / true.bound)
         overflows = np.isinf(values) & (np.sign(values) == np.sign(true.high)) & (true.exponent > LARGEST[dtype])
-    wrong = ~np.isfinite(values)
-    ulps, shares = (np.where(overflows, 0.0, np.where(wrong, np.inf, a)) for a in (error / ulp, share))
-    return ulps, shares
+    ulps, shares = (np.where(np.isfinite(a), a, np.inf) for a in (error / ulp, share))
+    unbounded = ~np.isfinite(true.high + true.low) | ~(true.bound < np.inf)  # of these nothing can be said
+    ulps, shares = (np.where(overflows & ~unbounded, 0.0, a) for a in (ulps, shares))
+    return ulps, np.where(unbounded, np.inf, shares)
 
 
 class Row(NamedTuple):
@@ -107,9 +110,10 @@ def row(x: Any, q: Any, direction: Any, dtype: str, options: Options, *, soft: b
     mass = MP.fsum(q)
     top = max(range(len(x)), key=x.__getitem__)
     distance = [x[top] - v for v in x]
+    near = [MP.zero if MP.isinf(d) else d for d in distance]  # a class that is not there has no error
     exps = [MP.exp(-d) for d in distance]
     rest = MP.fsum(exps[:top] + exps[top + 1 :])
-    far = max([d for d, t in zip(distance, exps, strict=True) if t >= u * rest], default=MP.mpf(0))
+    far = max(d for d, t in zip(near, exps, strict=True) if t >= u * rest)
     log1p = MP.log1p(rest)
     lse, lse_size = x[top] + log1p, abs(x[top]) + log1p
     p = [t / (1 + rest) for t in exps]
@@ -120,7 +124,7 @@ def row(x: Any, q: Any, direction: Any, dtype: str, options: Options, *, soft: b
     plain = MP.fsum(c * (d + log1p) for c, d in zip(q, distance, strict=True) if c != 0)
     loss = scale * (plain + z * lse**2)
     size = scale * (plain + z * lse_size**2)
-    own = [d if a >= u or b == 0 else 0 for d, a, b in zip(distance, p, q, strict=True)]
+    own = [d if a >= u or b == 0 else 0 for d, a, b in zip(near, p, q, strict=True)]
     capped = [scale * ((mass - b + 2 * z * lse) * a - b * r) for a, b, r in zip(p, q, beside, strict=True)]
     sizes = [
         scale * (mass * a + b) if soft else scale * ((mass - b) * a + b * r)
@@ -155,7 +159,7 @@ def row(x: Any, q: Any, direction: Any, dtype: str, options: Options, *, soft: b
         * scale
         * a
         * (outer_size * MP.fsum(b * abs(v - w) for b, w in zip(p, t, strict=True)) + 2 * z * mean_size)
-        for a, v, d in zip(p, t, distance, strict=True)
+        for a, v, d in zip(p, t, near, strict=True)
         if few
     ]
     return Row(
@@ -187,7 +191,7 @@ def parts(x: Any, dtype: str) -> tuple[Expected, Expected, Expected]:
     distance = [values[top] - v for v in values]
     exps = [MP.exp(-d) for d in distance]
     rest = MP.fsum(exps[:top] + exps[top + 1 :])
-    far = max([d for d, t in zip(distance, exps, strict=True) if t >= u * rest], default=MP.mpf(0))
+    far = max(d for d, t in zip(distance, exps, strict=True) if t >= u * rest)
     log1p, step = MP.log1p(rest), 8 + far
     logs = [-(d + log1p) for d in distance]
     p = [t / (1 + rest) for t in exps]
@@ -222,7 +226,11 @@ def _number(value: Any, bound: Any, dtype: str, lift: Any = 1) -> Expected:
 def _expected(values: Sequence[Any], bounds: Sequence[Any], dtype: str, lift: Any = 1) -> Expected:
     normal, spacing = MP.ldexp(1, LOWEST[dtype] + DIGITS[dtype] - 1), MP.ldexp(1, LOWEST[dtype])
     bounds = [max(b, 2 * lift * spacing) if abs(v) < normal else b for v, b in zip(values, bounds, strict=True)]
-    exponents = [max(MP.frexp(v)[1] if v else SMALLEST, SMALLEST) for v in values]
+    # Of a value that cancels, too, its error has to be below what overflows.
+    exponents = [
+        max(MP.frexp(v)[1] if v else SMALLEST, SMALLEST, MP.frexp(b)[1] - 1000 if b else SMALLEST)
+        for v, b in zip(values, bounds, strict=True)
+    ]
     high = [float(MP.ldexp(v, -e)) for v, e in zip(values, exponents, strict=True)]
     low = [float(MP.ldexp(v, -e) - h) for v, h, e in zip(values, high, exponents, strict=True)]
     bound = [float(MP.ldexp(b, -e)) for b, e in zip(bounds, exponents, strict=True)]

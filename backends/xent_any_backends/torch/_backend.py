@@ -135,7 +135,7 @@ class Torch(Backend):
         return torch.square(torch.exp(0.5 * x - 0.5 * m[..., None]) / root[..., None]), others, root
 
     def sum(self, xp: Any, a: Any) -> Any:
-        if torch.jit.is_tracing():  # the trace may be run with another number of terms
+        if _is_tracing():  # the trace may be run with another number of terms
             return a.sum(-1, dtype=torch.float64).to(a.dtype)
         if not torch.compiler.is_compiling():
             return super().sum(xp, a)
@@ -151,7 +151,7 @@ class Torch(Backend):
         return a.sum(-1, dtype=torch.float64).to(a.dtype)
 
     def total(self, xp: Any, a: Any) -> Any:
-        if torch.jit.is_tracing():
+        if _is_tracing():
             return super().total(xp, a)
         few = a.numel() <= 512
         if torch.compiler.is_compiling() or not a.is_cpu or not (few or a.dtype == torch.float32):
@@ -173,7 +173,7 @@ class Torch(Backend):
             rows = tuple(None if a is None else a.unsqueeze(0) for a in task.rows)
             return tuple(r.squeeze(0) for r in self.run(replace(task, rows=rows, lead=(1,))))
         if torch.compiler.is_compiling() and not _can_be_compiled():
-            torch._dynamo.graph_break(msg="these transforms of torch.func are run, not compiled")  # type: ignore[no-untyped-call]
+            torch._dynamo.graph_break(msg="these transforms of torch.func are run, not compiled")
         arrays = [a for a in task.arrays if a is not None]
         if _are_numpys(arrays):
             return _run_in_numpy(task, arrays, summed=False)
@@ -223,9 +223,9 @@ class Torch(Backend):
             with torch.autocast(hidden.device.type, enabled=False):
                 return self.scan(task, step, totals)
         if not self.is_computed(*task.arrays):
-            # A compiler would fuse the blocks again, a trace may be run with more rows than these blocks have, and batched
-            # gradients have no rule for concat.
-            is_recorded = torch.compiler.is_compiling() or torch.jit.is_tracing()
+            # A compiler would fuse the blocks again, a trace may be run with more rows than these blocks have, and
+            # batched gradients have no rule for concat.
+            is_recorded = torch.compiler.is_compiling() or _is_tracing()
             if is_recorded or any(is_legacy_batchedtensor(a) for a in task.arrays if a is not None):
                 return tuple(step(totals, task.rows))
             return super().scan(task, step, totals)
@@ -340,7 +340,7 @@ class _NumPy(NumPy):
 
 def _are_plain(arrays: Sequence[Any]) -> bool:
     """Whether all hold values: none is traced, fake or inside a transform."""
-    if torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None:
+    if torch.compiler.is_compiling() or _is_tracing():
         return False
     if torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.PROXY) is not None:  # make_fx records operations
         return False
@@ -479,10 +479,10 @@ def _may_attach() -> bool:
     """Whether an autograd.Function is right here.
 
     Not under two transforms of forward mode, where its derivative would be 0, nor compiled inside any transform, where
-    the compiler does not ask for its rules, and differentiates its backward pass no more; nor in `torch.jit.trace`, which
-    would record a call of it.
+    the compiler does not ask for its rules, and differentiates its backward pass no more; nor in `torch.jit.trace`,
+    which would record a call of it.
     """
-    if torch.jit.is_tracing():
+    if _is_tracing():
         return False
     kinds = _transforms()
     return not kinds if torch.compiler.is_compiling() else kinds.count(TransformType.Jvp) < 2
@@ -493,6 +493,11 @@ def _can_be_compiled() -> bool:
     kinds = _transforms()
     forward = kinds.count(TransformType.Jvp)
     return forward == 0 or (forward == 1 and kinds.count(TransformType.Vmap) < 3)
+
+
+def _is_tracing() -> bool:
+    """Whether `torch.jit.trace` or an exporter records operations."""
+    return torch._C._get_tracing_state() is not None
 
 
 def _is_transforming() -> bool:
@@ -514,6 +519,7 @@ def _is_run_as_recorded() -> bool:
 # What torch.compiler.assume_constant_result does after importing the compiler, which takes seconds.
 _may_attach._dynamo_marked_constant = True  # type: ignore[attr-defined]
 _can_be_compiled._dynamo_marked_constant = True  # type: ignore[attr-defined]
+_is_tracing._dynamo_marked_constant = True  # type: ignore[attr-defined]
 _is_transforming._dynamo_marked_constant = True  # type: ignore[attr-defined]
 _is_run_as_recorded._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
@@ -550,7 +556,7 @@ def _pulled(ctx: Any, arrays: Sequence[Any], cotangents: Sequence[Any], backend:
     if any(c is not None for c in cotangents):
         task = _filled(replace(ctx.empty, options=ctx.empty.options._replace(backend=backend)), arrays)
         if ctx.needs_input_grad[2]:
-            found[0] = task.vjp(cotangents)
+            found[0] = task.vjp(tuple(cotangents))
         others = [i for i in range(1, len(arrays)) if ctx.needs_input_grad[i + 2]]
         if others:
             results, pull = _vjp(task.partial(others), *(arrays[i] for i in others))
@@ -596,7 +602,7 @@ class _InNumPy(_Eager):
     """
 
     @staticmethod
-    def forward(ctx: Any, empty: Task, summed: bool, *arrays: Any) -> Any:
+    def forward(ctx: Any, empty: Task, summed: bool, *arrays: Any) -> Any:  # type: ignore[override]  # with the context
         ctx.empty, ctx.summed = empty, summed
         task = _in_numpy(empty, arrays)
         first, *others = ctx.needs_input_grad[2:]
@@ -622,7 +628,7 @@ class _InNumPy(_Eager):
         arrays, kept = saved[: len(needed) - 2], saved[len(needed) - 2 :]
         is_first = needed[2] and not any(needed[3:]) and ctx.empty.kernel is loss and first is not None
         if is_first and not (torch.is_grad_enabled() or forward_ad._current_level >= 0) and _are_numpys((first,)):
-            found = _times(*kept, first) if ctx.has_gradient else None
+            found = _times(kept[0], first) if ctx.has_gradient else None
             if found is None:
                 task = _in_numpy(ctx.empty, arrays)
                 with np.errstate(all="ignore"):
@@ -640,7 +646,7 @@ class _InNumPy(_Eager):
 
 
 def _times(gradient: Any, c: Any) -> Any:
-    """The gradient of a sum times the sum's cotangent c, as a tensor that nobody else holds; None where digits are lost.
+    """The gradient of a sum times the sum's cotangent c, in a tensor of its own; None where digits would be lost.
 
     That is where it has been rounded to half precision, and where c lifts numbers below the smallest normal one.
     """

@@ -357,7 +357,7 @@ def linear_cross_entropy(
     """
     ignored = -100 if ignore_index is None else ignore_index
     logits = _linear_shaped(input, linear_weight, linear_bias)
-    soft = logits is not None and logits.shape == target.shape
+    soft = logits is not None and isinstance(target, Tensor) and logits.shape == target.shape
     fits = _fits(logits, target, weight, soft) and label_smoothing <= 1 and not (soft and ignore_index is not None)
     if fits and linear_weight.ndim == 2:
         name = _REDUCTIONS[_reduction.get_enum(reduction)]

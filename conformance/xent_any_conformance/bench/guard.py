@@ -5,6 +5,7 @@ No time is measured: what is counted is what costs it.
 
 import gc
 import importlib.metadata
+import importlib.util
 import json
 import os
 import platform
@@ -168,21 +169,26 @@ def counted() -> dict[str, Any]:
     Returns
     -------
     dict
-        ``counts``, each with its ``value`` and what it was counted ``with``; and why others are ``missing``.
+        ``counts``, each with its ``value`` and what it was counted ``with``; the sources that are ``missing``, because
+        their library is not installed, and those that ``failed``, and why.
     """
     counts: dict[str, Any] = {}
-    missing = {}
+    missing, failed = {}, {}
     for name, source in SOURCES.items():
+        library = name.partition(" ")[0]
+        if importlib.util.find_spec(library) is None:
+            missing[name] = f"{library} is not installed"
+            continue
         try:
             found = source.counts()
-        except Exception as error:  # noqa: BLE001  (whatever it is, it is said)
-            missing[name] = f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
+        except Exception as error:  # noqa: BLE001  (whatever it is, it is a failure of the guard)
+            failed[name] = f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
             continue
         versions = {name: importlib.metadata.version(name) for name in source.distributions}
         if source.python:
             versions["python"] = ".".join(platform.python_version_tuple()[:2])
         counts |= {count: {"value": value, "with": versions} for count, value in found.items()}
-    return {"counts": counts, "missing": missing}
+    return {"counts": counts, "missing": missing, "failed": failed}
 
 
 def count_apart() -> dict[str, Any]:
@@ -215,7 +221,7 @@ def compared(recorded: Mapping[str, Any], found: Mapping[str, Any]) -> list[Verd
             verdicts.append(Verdict(name, None, new["value"], "new", "not in the record: --update writes it"))
         elif new is None:
             source = max((s for s in SOURCES if name.startswith(s)), key=len, default="")
-            why = found["missing"].get(source, "no longer counted")
+            why = (found["missing"] | found["failed"]).get(source, "no longer counted")
             verdicts.append(Verdict(name, old["value"], None, "not compared", why))
         elif old["with"] != new["with"]:
             apart = [f"{k} {v}, not {new['with'].get(k)}" for k, v in old["with"].items() if v != new["with"].get(k)]
@@ -243,7 +249,7 @@ def main(path: Path, update: bool, command: str) -> int:
     Returns
     -------
     int
-        0; 1 where a count has grown; 2 where nothing could be compared.
+        0; 1 where a count has grown, or an error was raised; 2 where nothing could be compared.
     """
     from rich.console import Console  # noqa: PLC0415  (it needs the extra)
     from rich.table import Table  # noqa: PLC0415
@@ -254,6 +260,10 @@ def main(path: Path, update: bool, command: str) -> int:
         return 2
     with console.status("counting"):
         found = count_apart()
+    for name, why in found["failed"].items():
+        console.print(f"counting failed: {name}: {why}", style="bold red", highlight=False, markup=False)
+    if found["failed"] and update:
+        return 1
     if update:
         path.write_text(json.dumps(record(found, command), indent=1) + "\n", encoding="utf-8")
     verdicts = compared(json.loads(path.read_text(encoding="utf-8")), found)
@@ -272,5 +282,6 @@ def main(path: Path, update: bool, command: str) -> int:
     states = [verdict.state for verdict in verdicts]
     if "grown" in states:
         console.print(f"{states.count('grown')} grown", style="bold red", highlight=False)
+    if "grown" in states or found["failed"]:
         return 1
     return 0 if {"same", "fewer"} & set(states) else 2

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..compare import same, within
 from ..subjects import Subject
 
 INF, NAN = np.inf, np.nan
@@ -237,19 +238,14 @@ def near(got: Any, dtype: str, expected: Any, roundings: float = 64, relative: b
     sums of 8 rows: 64 u leave a factor of 2. Unless `relative`, it is of the largest expected value: where
     probabilities and labels cancel, the promise is one for their sizes.
     """
-    got, expected = np.asarray(got, float), np.asarray(expected, float)
-    finite = np.isfinite(expected)
-    size = np.abs(expected) if relative else np.max(np.abs(expected), where=finite, initial=0.0)
-    bound = np.where(finite, roundings * UNIT[dtype] * size, 0.0)
-    np.testing.assert_array_equal(np.where(finite, 0.0, got), np.where(finite, 0.0, expected))
-    with np.errstate(invalid="ignore"):
-        right = ~finite | (np.abs(got - expected) <= bound)
-    assert right.all(), f"got {got}, expected {expected}"
+    expected = np.asarray(expected, float)
+    size = np.abs(expected) if relative else np.max(np.abs(expected), where=np.isfinite(expected), initial=0.0)
+    within(got, expected, roundings * UNIT[dtype] * size)
 
 
 def close(subject: Subject, got: Any, expected: Any, roundings: float = 64, *, relative: bool = False) -> None:
     """Compare the subject's array with the truth, and its shape."""
-    assert got.shape == np.shape(expected)
+    same(got.shape, np.shape(expected), "shape")
     near(subject.numpy(got), subject.dtype(got), expected, roundings, relative)
 
 

@@ -2,10 +2,10 @@
 
 import pickle
 
-import numpy as np
 import pytest
 
 from .. import agreement
+from ..compare import is_finite, same
 from ..plugin import check
 from ..subjects import Subject
 
@@ -22,8 +22,10 @@ def test_solutions(subject: Subject, quick, request):
     for problem in agreement.problems(quick=quick):
         if problem.dtype in subject.dtypes:
             solution = agreement.solve(subject, problem)
-            assert all(np.isfinite(values).all() for values in solution)
+            for values in solution:
+                is_finite(values)
             solved[problem.name] = solution
+    same(bool(solved), True, "solved any")
     path = request.config.option.solutions
     if path:
         path.write_bytes(pickle.dumps(solved))

@@ -5,6 +5,7 @@ import re
 import numpy as np
 import pytest
 
+from ..compare import equal, is_nan, raises, same
 from ..plugin import check
 from ..subjects import HALF, Subject
 from ._contract import INF, NAN, Q, S, W, X, binary_formula, close, few, rows
@@ -25,7 +26,7 @@ def test_formula(subject: Subject):
 @check("contract.binary.infinite-logit", "An infinite logit costs 0 with the label it is sure of.", source=INFINITIES)
 def test_sure(subject: Subject):
     for values in rows(subject, FUNCTION)["sure"]:
-        np.testing.assert_array_equal(values, [0, 0])
+        equal(values, np.zeros(2))
 
 
 @check(
@@ -44,13 +45,13 @@ def test_surprised(subject: Subject):
 @check("contract.binary.nan-ignored", "A counted event with NaN is NaN in loss and gradient.", source=INFINITIES)
 def test_nan(subject: Subject):
     for values in rows(subject, FUNCTION)["broken"]:
-        assert np.isnan(values).all()
+        is_nan(values)
 
 
 @check("contract.binary.nan-leaks", "An event of sample weight 0 has loss 0 and gradient 0.", source=INFINITIES)
 def test_weightless(subject: Subject):
     for values in rows(subject, FUNCTION)["weightless"]:
-        np.testing.assert_array_equal(values, np.zeros(5))
+        equal(values, np.zeros(5))
 
 
 @check(
@@ -104,12 +105,12 @@ def test_integers(subject: Subject, dtype):
 def test_wrong_labels(subject: Subject, quick):
     if not subject.reads(subject(S)):
         for values in rows(subject, FUNCTION)["wrong"]:
-            assert np.isnan(values).all()
+            is_nan(values)
         return
     for wrong in (-0.5, 1.5, NAN, 2, -1):
         labels = np.where(np.arange(8) == 2, wrong, np.ones(8, type(wrong)))
         message = f"labels: expected probabilities in [0, 1], but labels[2] is {wrong}"
-        with pytest.raises(ValueError, match=re.escape(message) + "; "):
+        with raises(ValueError, re.escape(message) + "; "):
             subject.functions.binary_cross_entropy(subject(X[:, 0]), subject(labels))
 
 
@@ -125,10 +126,10 @@ def test_wrong_weights(subject: Subject):
                 expected = (
                     rf"^{name}: expected finite \w+ numbers that are not negative, but {name}\[(0, )?1\] is {wrong}; "
                 )
-                with pytest.raises(ValueError, match=expected):
+                with raises(ValueError, expected):
                     f(subject(X), subject(Q), **options)
             else:
-                assert np.isnan(subject.numpy(f(subject(X), subject(Q), **options)[0]))
+                is_nan(subject.numpy(f(subject(X), subject(Q), **options)[0]))
 
 
 @check("contract.binary.mean-over-nothing", "The mean over nothing is NaN, its gradient 0.", source=WEIGHTS)
@@ -136,16 +137,16 @@ def test_wrong_weights(subject: Subject):
 def test_over_nothing(subject: Subject):
     options = {"pos_weight": subject(1 + W), "sample_weight": subject(np.zeros((8, 5)))}
     loss, grad = subject.functions.binary_cross_entropy_value_and_grad(subject(X), subject(Q), **options)
-    assert np.isnan(subject.numpy(loss))
-    np.testing.assert_array_equal(subject.numpy(grad), np.zeros((8, 5)))
+    is_nan(subject.numpy(loss))
+    equal(subject.numpy(grad), np.zeros((8, 5)))
 
 
 @check("contract.empty.binary", "Of no events the mean is NaN and the sum 0.", source=WEIGHTS)
 @pytest.mark.full
 def test_empty(subject: Subject):
     nothing = subject(np.zeros((0, 5)))
-    assert np.isnan(subject.numpy(subject.functions.binary_cross_entropy(nothing, nothing)))
-    assert subject.numpy(subject.functions.binary_cross_entropy(nothing, nothing, reduction="sum")) == 0
+    is_nan(subject.numpy(subject.functions.binary_cross_entropy(nothing, nothing)))
+    equal(subject.numpy(subject.functions.binary_cross_entropy(nothing, nothing, reduction="sum")), 0)
 
 
 @check(
@@ -155,7 +156,7 @@ def test_empty(subject: Subject):
 @pytest.mark.full
 def test_half(subject: Subject, dtype):
     loss, grad = subject.functions.binary_cross_entropy_value_and_grad(subject(X, dtype), subject(Q, dtype))
-    assert (subject.dtype(loss), subject.dtype(grad)) == ("float32", dtype)
+    same([subject.dtype(loss), subject.dtype(grad)], ["float32", dtype], "dtypes")
     expected = binary_formula(X, Q)
     close(subject, loss, expected[0].mean())
     close(subject, grad, expected[1] / X.size, roundings=1.01)

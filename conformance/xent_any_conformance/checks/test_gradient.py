@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import mpmath
 import numpy as np
 
+from ..compare import within
 from ..plugin import check
 from ..subjects import Subject
 
@@ -113,11 +114,8 @@ def compare(
             expected, bound = (true.grad * V).sum(-1), 5 * error * largest
             if reduction != "none":
                 expected, bound = expected.sum(), bound.sum()
-        found = subject.numpy(found)
-        assert (abs(found - expected) <= bound).all(), (
-            f"{derivative} in {dtype} under {kind} labels, {options or 'no options'}, {reduced}: "
-            f"found\n{found}\nexpected\n{expected}"
-        )
+        what = f"{derivative} in {dtype} under {kind} labels, {options or 'no options'}, {reduced}"
+        within(subject.numpy(found), expected, bound, what)
 
 
 class Truth(NamedTuple):
@@ -245,7 +243,7 @@ def test_jvp_is_consistent(subject: Subject, quick: bool) -> None:
     true = truth(X, Q, ALL, "mean")
     # Compilers fuse the two differently: both have the gradient's rounding.
     error = 64 * float(np.finfo(subject.numpy(slope).dtype).eps) / 2 * (true.scale * true.size * abs(V).sum(-1)).sum()
-    assert abs(subject.numpy(slope) - (grad * V).sum()) <= error
+    within(subject.numpy(slope), (grad * V).sum(), error)
 
 
 @check("gradient.hvp-asymmetric", "The Hessian is symmetric.", source="docs/derivation.md, Options")
@@ -258,7 +256,7 @@ def test_hvp_is_symmetric(subject: Subject, quick: bool) -> None:
     error = (
         64 * float(np.finfo(left.dtype).eps) / 2 * (true.scale * true.size * abs(V).max() * abs(other).sum(-1)).sum()
     )
-    assert abs((other * right).sum() - (V * left).sum()) <= 2 * error
+    within((other * right).sum(), (V * left).sum(), 2 * error)
 
 
 def all_options(subject: Subject, quick: bool) -> tuple[Any, Any, Any, dict[str, Any]]:
@@ -300,7 +298,7 @@ def compare_binary(subject: Subject, quick: bool, positive: Any, weights: Any, r
         scale = s / (s.sum() if reduction == "mean" else 1)
         expected = scale * [binary_truth(*map(float, element)) for element in zip(LOGITS, EVENTS, pi, strict=True)]
         size = scale * (1 - EVENTS + pi * EVENTS)  # the error is relative to its two terms, as for probability labels
-        assert (abs(subject.numpy(grad) - expected) <= 32 * float(np.finfo(dtype).eps) / 2 * size).all()
+        within(subject.numpy(grad), expected, 32 * float(np.finfo(dtype).eps) / 2 * size)
 
 
 @check(

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from ..compare import equal, is_nan, same, within
 from ..plugin import check
 from ..subjects import HALF, Subject
 from .test_contract_errors import rejects
@@ -28,9 +29,8 @@ def gradients(g: Any, hidden: Any = HIDDEN) -> tuple[Any, Any, Any]:
 
 
 def assert_true(subject: Subject, found: Any, expected: Any, bound: Any) -> None:
-    found = subject.numpy(found).astype(float)
-    assert found.shape == expected.shape
-    assert (abs(found - expected) <= bound).all(), f"found\n{found}\nexpected\n{expected}"
+    same(found.shape, np.shape(expected), "shape")
+    within(subject.numpy(found), expected, bound)
 
 
 @check(
@@ -72,11 +72,10 @@ def test_shapes(subject: Subject, dtype: str) -> None:  # noqa: F811
     w, deep, one = make(subject, dtype, WEIGHT, HIDDEN.reshape(2, 2, 3), HIDDEN[0])
     for h, y in ((deep, Y.reshape(2, 2)), (one, np.asarray(1))):
         loss, (d_hidden, d_weight, d_bias) = f(h, w, subject(y), reduction="none")
-        assert loss.shape == y.shape
-        assert d_hidden.shape == h.shape
-        assert d_weight.shape == w.shape
-        assert d_bias is None
-        assert {subject.dtype(a) for a in (loss, d_hidden, d_weight)} == {dtype}
+        found = loss, d_hidden, d_weight
+        same([a.shape for a in found], [y.shape, h.shape, w.shape], "shapes")
+        same(d_bias, None)
+        same([subject.dtype(a) for a in found], [dtype] * 3, "dtypes")
 
 
 @check(
@@ -97,7 +96,7 @@ def test_ignored(subject: Subject, dtype: str) -> None:  # noqa: F811
         assert_true(subject, loss, true.loss, bound)
         for a, exact in zip(found, gradients(true.grad), strict=True):
             assert_true(subject, a, exact, bound)
-        assert not subject.numpy(found[0])[[0, 2]].any()
+        equal(subject.numpy(found[0])[[0, 2]], 0)
 
 
 @check(
@@ -108,7 +107,7 @@ def test_ignored(subject: Subject, dtype: str) -> None:  # noqa: F811
 def test_nothing(subject: Subject, dtype: str) -> None:  # noqa: F811
     h, w, b = make(subject, dtype, HIDDEN, WEIGHT, BIAS)
     loss, found = subject.functions.linear_cross_entropy_value_and_grad(h, w, subject(np.full(4, -100)), bias=b)
-    assert np.isnan(subject.numpy(loss))
+    is_nan(subject.numpy(loss))
     for a, like in zip(found, (HIDDEN, WEIGHT, BIAS), strict=True):
         assert_true(subject, a, np.zeros(like.shape), 0)
 
@@ -126,9 +125,10 @@ def test_wrong_label(subject: Subject, dtype: str) -> None:  # noqa: F811
         rejects(IndexError, "labels: expected class indices in [0, 5) or the ignore_index -100, but", f, h, w, wrong)
         return
     loss, (d_hidden, d_weight, _) = f(h, w, wrong, reduction="none", max_bytes=ONE_ROW)
-    assert np.isnan(subject.numpy(loss)).tolist() == [False, True, False, True]
-    assert np.isnan(subject.numpy(d_hidden)).all(-1).tolist() == [False, True, False, True]
-    assert np.isnan(subject.numpy(d_weight)).any()
+    is_wrong = np.asarray([False, True, False, True])
+    is_nan(subject.numpy(loss), is_wrong)
+    is_nan(subject.numpy(d_hidden), np.broadcast_to(is_wrong[:, None], HIDDEN.shape))
+    is_nan(subject.numpy(d_weight))
 
 
 @check(
@@ -142,8 +142,7 @@ def test_half(subject: Subject, half: str) -> None:
     loss, found = subject.functions.linear_cross_entropy_value_and_grad(
         h, w, subject(Y), bias=b, reduction="sum", max_bytes=ONE_ROW
     )
-    assert subject.dtype(loss) == "float32"
-    assert {subject.dtype(a) for a in found} == {half}
+    same([subject.dtype(a) for a in (loss, *found)], ["float32", half, half, half], "dtypes")
     true = truth(64 * HIDDEN @ WEIGHT.T + BIAS, Y, {})
     unit = {"float16": 2.0**-11, "bfloat16": 2.0**-8}[half]
     # Rounding the logits, of more than 100, to half precision would move the loss by some 0.5 or 0.05.

@@ -78,7 +78,7 @@ class Subject:
     has_values: bool = True  # False where arrays are shapes alone
     compiled: bool = False  # whether the functions see traced arrays
     peer: bool = False  # another library's own function: it is measured, and need not pass
-    deviations: Mapping[str, str] | None = None  # by default those of the backend
+    deviations: Mapping[str, Any] | None = None  # by default those of the backend
     _held: dict[str, bool] = field(default_factory=dict, repr=False)
 
     @property
@@ -92,9 +92,11 @@ class Subject:
         return self.name.partition("-")[0] in COSTLY
 
     @property
-    def declared(self) -> Mapping[str, str]:
-        """The ids of the checks that are known not to hold, and why."""
-        return self.backend.deviations if self.deviations is None else self.deviations
+    def declared(self) -> Mapping[str, tuple[str, Any]]:
+        """The ids of the checks that are known not to hold, why, and the errors that this shows in."""
+        given = self.backend.deviations if self.deviations is None else self.deviations
+        shows = AssertionError, pytest.fail.Exception
+        return {id_: (why, shows) if isinstance(why, str) else why for id_, why in given.items()}
 
     @property
     def xp(self) -> Any:
@@ -107,13 +109,24 @@ class Subject:
         return list(self.backend.dtypes(self.device))
 
     def holds(self, dtype: str) -> bool:
-        """Whether its arrays can have the dtype of that name."""
+        """Whether its arrays can have the dtype of that name; of a dtype that it lists, an error is raised."""
         if dtype not in self._held:
             try:
                 self._held[dtype] = self.dtype(self.backend.asarray(np.asarray([1]), dtype, self.device)) == dtype
-            except Exception:  # noqa: BLE001  (each library raises its own)
+            except Exception:
+                if self.lists(dtype):
+                    raise
                 self._held[dtype] = False
+            if self.lists(dtype) and not self._held[dtype]:
+                raise TypeError(f"asarray: expected an array of the listed dtype {dtype}, got another one")
         return self._held[dtype]
+
+    def lists(self, dtype: str) -> bool:
+        """Whether the library says that it has the dtype on this device."""
+        try:
+            return dtype in self.xp.__array_namespace_info__().dtypes(device=self.device)
+        except (AttributeError, TypeError):  # no such function, or another's signature
+            return hasattr(self.xp, dtype)
 
     def reads(self, array: Any) -> bool:
         """Whether wrong values of `array` are to raise; elsewhere they are NaN."""

@@ -23,9 +23,12 @@ class Dask(Backend):
 
     def __init__(self, axis: int) -> None:
         self.axis = axis
-        self.deviations = {"contract.empty.batch": "Dask's max fails for arrays without rows, along any axis"}
+        self.deviations = {
+            "contract.empty.batch": ("Dask's max fails for arrays without rows, along any axis", ValueError)
+        }
         if axis != 0:
-            self.deviations["contract.empty.binary"] = "Dask's reshape fails for empty arrays in chunks of columns"
+            why = "Dask's reshape fails for empty arrays in chunks of columns"
+            self.deviations["contract.empty.binary"] = why, NotImplementedError
 
     def namespace(self) -> Any:
         return namespace

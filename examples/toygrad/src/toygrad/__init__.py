@@ -123,6 +123,7 @@ PULLS = {
     "exp": [lambda c, x: c * xp.exp(x)],
     "expm1": [lambda c, x: c * xp.exp(x)],
     "log1p": [lambda c, x: c / (1 + x)],
+    "square": [lambda c, x: 2 * c * x],
     "sum": [lambda c, x, **options: xp.broadcast_to(_spread(c, **options), x.shape)],
     "max": [lambda c, x, **options: _extreme(xp.max, c, x, **options)],
     "min": [lambda c, x, **options: _extreme(xp.min, c, x, **options)],
