@@ -407,7 +407,9 @@ def nll_loss(
     Raises
     ------
     TypeError, ValueError, IndexError
-        As `cross_entropy`.
+        As `cross_entropy`. ValueError for a positive log-probability, beyond rounding, in a row that counts: that is of
+        probabilities, or of logits. Where it cannot be read without waiting, the loss and the gradient of that row are
+        NaN instead.
 
     Examples
     --------
@@ -429,6 +431,7 @@ def nll_loss(
         denominator=denominator,
     )
     (loss,) = problem.reduced()
+    _check.require_log_probabilities(problem, log_probs, loss)
     return loss
 
 

@@ -8,6 +8,7 @@ them is nothing that the core computes: no classes, the softmax of a number, nes
 import functools
 import math
 from collections.abc import Callable, Sequence
+from numbers import Real
 from typing import Any, TypeVar
 
 import torch
@@ -17,10 +18,11 @@ from torch.nn import _reduction
 from torch.overrides import handle_torch_function, has_torch_function
 
 import xent_any
+from xent_any import _check, _rows
 from xent_any._functions import Reduction
 from xent_any._linear import LIKE_HIDDEN
 
-from ._backend import BACKEND, IN_NUMPY, is_autocast
+from ._backend import IN_NUMPY, is_autocast
 
 _HALF = (torch.float16, torch.bfloat16)
 _FLOATING = (*_HALF, torch.float32, torch.float64)
@@ -119,8 +121,10 @@ def cross_entropy(
     """
     name = _reduction_name(size_average, reduce, reduction)
     soft = isinstance(input, Tensor) and isinstance(target, Tensor) and input.shape == target.shape
-    if not _fits(input, target, weight, soft) or label_smoothing > 1 or (soft and ignore_index >= 0):
+    smoothing = _smoothing(label_smoothing)
+    if not _fits(input, target, weight, soft) or smoothing is None or (soft and ignore_index >= 0):
         return F.cross_entropy(input, target, weight, None, ignore_index, None, name, label_smoothing)
+    dtype = _result_dtype(input, target, weight) if soft else _result_dtype(input)
     axis = _class_axis(input)
     denominator: Tensor | float | None = None
     total = None
@@ -130,20 +134,22 @@ def cross_entropy(
         else:
             total = torch.sum(sample_weight, dtype=torch.promote_types(input.dtype, torch.float32))
             denominator = torch.where(total == 0, 1.0, total)
-    loss: Tensor = xent_any.cross_entropy(
-        input,
-        target if soft else _of_rows(input, target),
+    problem = _check.cross_entropy_problem(
+        _rows.loss,
+        {"logits": _wide(input, dtype), "labels": target if soft else _of_rows(input, target)},
+        True,
         axis=axis,
         class_weight=weight,
         sample_weight=sample_weight,
         ignore_index=ignore_index,
-        label_smoothing=label_smoothing,
+        label_smoothing=smoothing,
         reduction=name,
         denominator=denominator,
     )
+    (loss,) = problem.reduced()
     if total is not None:
         loss = torch.where(total == 0, math.nan, loss)
-    return loss.to(_result_dtype(input, target, weight) if soft else _result_dtype(input))
+    return loss.to(dtype)
 
 
 @_overridable
@@ -196,15 +202,17 @@ def nll_loss(
     name = _reduction_name(size_average, reduce, reduction)
     if not _fits(input, target, weight, soft=False):
         return F.nll_loss(input, target, weight, None, ignore_index, None, name)
-    loss: Tensor = xent_any.nll_loss(
-        input,
-        _of_rows(input, target),
+    problem = _check.cross_entropy_problem(
+        _rows.nll,
+        {"log_probs": input, "labels": _of_rows(input, target)},
+        True,
         axis=_class_axis(input),
         class_weight=weight,
         sample_weight=sample_weight,
         ignore_index=ignore_index,
         reduction=name,
     )
+    (loss,) = problem.reduced()
     return loss.to(_result_dtype(input))
 
 
@@ -275,16 +283,17 @@ def binary_cross_entropy_with_logits(
         return F.binary_cross_entropy_with_logits(input, target, weight, None, None, name, pos_weight)
     if pos_weight is not None and pos_weight.ndim == 0:
         pos_weight = pos_weight.to(input.device)  # PyTorch takes a number from the CPU anywhere
-    inside = target if _is_inside(target) else target.clamp(0, 1)
-    whole = weight is None and inside is target
-    loss: Tensor = xent_any.binary_cross_entropy(
-        input, inside, pos_weight=pos_weight, reduction=name if whole else "none"
+    problem = _check.binary_problem(
+        _rows.binary,
+        _wide(input, target.dtype),
+        target,
+        True,
+        pos_weight=pos_weight,
+        reduction=name if weight is None else "none",
     )
-    if not whole:
-        if inside is not target:
-            loss = loss + _beyond(input, target, inside, pos_weight)
-        if weight is not None:
-            loss = loss * weight
+    (loss,) = problem.reduced()
+    if weight is not None:
+        loss = loss * weight
         loss = loss.mean() if name == "mean" else loss.sum() if name == "sum" else loss
     return loss.to(_result_dtype(target))
 
@@ -358,23 +367,27 @@ def linear_cross_entropy(
     ignored = -100 if ignore_index is None else ignore_index
     logits = _linear_shaped(input, linear_weight, linear_bias)
     soft = logits is not None and logits.shape == target.shape
-    fits = _fits(logits, target, weight, soft) and label_smoothing <= 1 and not (soft and ignore_index is not None)
+    smoothing = _smoothing(label_smoothing)
+    fits = _fits(logits, target, weight, soft) and smoothing is not None and not (soft and ignore_index is not None)
     if fits and linear_weight.ndim == 2:
         name = _REDUCTIONS[_reduction.get_enum(reduction)]
         dtype = _result_dtype(logits, target, weight) if soft else _result_dtype(logits)
         count = linear_weight.shape[0]
-        loss: Tensor = xent_any.linear_cross_entropy(
-            input.to(logits.dtype),
-            linear_weight.to(logits.dtype),
+        computed = torch.float64 if dtype == torch.float64 else logits.dtype
+        problem = _check.linear_problem(
+            input.to(computed),
+            linear_weight.to(computed),
             target if soft else _of_rows(logits, target),
-            bias=None if linear_bias is None else linear_bias.to(logits.dtype),
+            True,
+            bias=None if linear_bias is None else linear_bias.to(computed),
             class_weight=weight,
             ignore_index=ignored,
-            label_smoothing=label_smoothing,
+            label_smoothing=smoothing,
             reduction=name,
             denominator=float(logits.numel() // count) or None if soft and name == "mean" else None,
             max_bytes=_chunk_bytes(options, input, count),
         )
+        loss: Tensor = problem.loss()
         return loss.to(dtype)
     theirs = getattr(F, "linear_cross_entropy", None)
     if not fits and theirs is not None:
@@ -582,22 +595,20 @@ def _autocast_linear(tensor: Tensor) -> torch.dtype:
     return tensor.dtype
 
 
-def _is_inside(target: Tensor) -> bool:
-    """Whether the probabilities are known to be in [0, 1]; what cannot be read without waiting is not known."""
-    if target.numel() == 0:
-        return True
-    if not BACKEND.is_readable(target):
-        return False
-    low, high = torch.aminmax(target)
-    return not (low < 0 or high > 1)  # of NaN, the core says where it is
+def _wide(logits: Tensor, dtype: torch.dtype) -> Tensor:
+    """Logits in the precision of a float64 target: float32 cannot hold its numbers."""
+    return logits.to(dtype) if dtype == torch.float64 else logits
 
 
-def _beyond(logits: Tensor, target: Tensor, inside: Tensor, pos_weight: Tensor | None) -> Tensor:
-    """What binary cross-entropy, which is linear in the target, adds from the nearest probability to the target."""
-    x = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    slope = x if pos_weight is None else pos_weight * F.logsigmoid(x) - F.logsigmoid(-x)
-    slope = torch.where(inside == target, 0.0, slope)  # or an infinite logit would be NaN times 0
-    return (inside - target) * slope
+def _smoothing(value: Any) -> float | None:
+    """The label smoothing that PyTorch takes this for: 0 unless it is positive; None if it takes it for none."""
+    if isinstance(value, Tensor):
+        if value.ndim > 0 or value.requires_grad or value.is_complex():
+            return None
+    elif not isinstance(value, Real):
+        return None
+    number = float(value)
+    return None if number > 1 else number if number > 0 else 0.0
 
 
 def _transform(

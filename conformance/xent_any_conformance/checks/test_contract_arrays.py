@@ -23,6 +23,7 @@ from ._contract import (
     close,
     few,
     formula,
+    not_positive,
     rows,
     value_and_grad,
 )
@@ -43,7 +44,7 @@ def test_parts(subject: Subject):
 
 @check("contract.parts.nll-loss", "nll_loss(log_softmax(x), y) equals cross_entropy(x, y).", source=FUNCTIONS)
 def test_nll_loss(subject: Subject, quick):
-    rows(subject, "nll_loss").close("finite", -X[np.arange(8), Y] * W[Y] * S)
+    rows(subject, "nll_loss").close("finite", np.abs(X)[np.arange(8), Y] * W[Y] * S)
     if not few(subject, quick):
         log_p = subject.functions.log_softmax(subject(X))
         weights = {name: subject(value) for name, value in WEIGHTED.items()}
@@ -76,15 +77,16 @@ def test_axis(subject: Subject, quick):
         "cross_entropy_value_and_grad": (loss, grad),
         "cross_entropy_jvp": (loss, (grad * V).sum(-1)),
         "cross_entropy_hvp": (P * (V - (P * V).sum(-1, keepdims=True)),),
-        "nll_loss": (-X[np.arange(8), Y],),
+        "nll_loss": (np.abs(X)[np.arange(8), Y],),
         "softmax": (P,),
         "log_softmax": (X - LSE[:, None],),
         "logsumexp": (LSE,),
     }
     calls = list(zip(cycle((0, -2)), everything.items(), strict=False))
     for axis, (name, expected) in calls[: 1 if quick else 3] if few(subject, quick) else [*calls, (-1, calls[0][1])]:
+        given = {**arguments, "x": not_positive(X)} if name == "nll_loss" else arguments
         arrays = [
-            subject(Y.reshape(2, 4) if key == "labels" else np.moveaxis(arguments[key].reshape(2, 4, 5), -1, axis))
+            subject(Y.reshape(2, 4) if key == "labels" else np.moveaxis(given[key].reshape(2, 4, 5), -1, axis))
             for key in ARGUMENTS[name]
         ]
         options = {"reduction": "none"} if "labels" in ARGUMENTS[name] else {}
@@ -257,7 +259,8 @@ def test_inputs(subject: Subject, quick, function):
             np.testing.assert_array_equal(subject.numpy(computed.arrays[name]), subject.numpy(subject(values)))
     if function == "cross_entropy_value_and_grad" or not few(subject, quick):
         # Those rows are copied where some do not count; these ones need not be.
-        inputs = {"x": X, "direction": V, "labels": Q if function.startswith("binary") else Y}
+        x = not_positive(X) if function == "nll_loss" else X
+        inputs = {"x": x, "direction": V, "labels": Q if function.startswith("binary") else Y}
         arrays = {name: subject(inputs[name]) for name in ARGUMENTS[function]}
         getattr(subject.functions, function)(*arrays.values())
         for name, array in arrays.items():
