@@ -169,9 +169,10 @@ class NumPy(Backend):
         return self._summed(np.ascontiguousarray(a))
 
     def total(self, xp: Any, a: Any) -> Any:
-        if a.dtype == np.float32:
-            return np.float32(np.add.reduce(a, axis=None, dtype=np.float64))
-        return super().total(xp, a)
+        with np.errstate(invalid="ignore"):  # infinities of both signs
+            if a.dtype == np.float32:
+                return np.float32(np.add.reduce(a, axis=None, dtype=np.float64))
+            return super().total(xp, a)
 
     def sum_of_rows(self, xp: Any, a: Any) -> Any:
         end = a.shape[0] - a.shape[0] % 32  # NumPy adds one row after the other
