@@ -273,11 +273,11 @@ rows(
 )
 checked(
     "smoothing in the divisor",
-    "            (total,) = backend.run(task)\n    else",
+    "            (total,) = backend.run(task)\n    elif",
     "            (total,) = backend.run(task)\n"
     "            e = options.label_smoothing\n"
     "            total = (1 - e) * total + e * xp.mean(class_weight)\n"
-    "    else",
+    "    elif",
     by="contract.smoothing.divisor",
 )
 rows(
@@ -353,8 +353,8 @@ checked(
     "ignored rows counted in the mean",
     "weight = xp.where(ignored, 0.0, backend.share(xp, like, dtype, (), 1.0) if weight is None else weight)",
     "pass",
-    "    total = None  # each row's share",
-    "    ignored = total = None  # each row's share",
+    "    total = wrong = None  # each row's share",
+    "    ignored = total = wrong = None  # each row's share",
     "    return labels, class_weight, scale, divisor\n",
     "    scale = scale if ignored is None else xp.where(ignored, 0.0, scale)\n"
     "    return labels, class_weight, scale, divisor\n",
@@ -478,27 +478,39 @@ checked(
 )
 checked(
     "mean over nothing is 0",
-    "where(self.divisor == 0, NAN, results[0])",
-    "where(self.divisor == 0, 0.0, results[0])",
+    "where(is_over_zero, NAN, total)",
+    "where(is_over_zero, 0.0, total)",
     by="contract.mean.over-nothing contract.empty.batch",
 )
 checked(
     "gradient of the mean over nothing is NaN",
-    "weight = xp.where(divisor == 0, 0.0, weight / xp.where(divisor == 0, 1.0, divisor))",
+    "weight = xp.where(ignored, 0.0, weight / xp.where(divisor == 0, 1.0, divisor))",
     "weight = weight / divisor",
     by="contract.mean.over-nothing",
 )
 checked(
     "mean is 0 where the divisor overflows",
-    "divisor = xp.where(divisor < INF, divisor, NAN)",
+    "divisor = xp.where(xp.abs(divisor) < INF, divisor, NAN)",
     "pass",
     by="contract.weights.overflow-to-zero",
 )
 checked(
     "weights vanish in float32",
-    "wrong = wrong | ((values == 0) & (weight > 0))",
+    "wrong = wrong | ((values == 0) & (weight != 0))",
     "pass",
-    by="contract.weights.vanishing",
+    by="contract.weights.vanishing[cross_entropy] contract.weights.vanishing[binary_cross_entropy]",
+)
+checked(
+    "negative weights vanish in float32",
+    "(values == 0) & (weight != 0)",
+    "(values == 0) & (weight > 0)",
+    by="contract.weights.vanishing[cross_entropy]",
+)
+checked(
+    "negative probabilities vanish in float32",
+    "if is_wider(xp, labels.dtype, dtype):  # a negative number may round to 0",
+    "if False:",
+    by="contract.weights.vanishing[cross_entropy]",
 )
 checked("negative weights taken", "(values >= 0)) & (values < INF))", "(values < INF)))", by="contract.weights.wrong")
 
@@ -676,6 +688,30 @@ rows(
     by="truth.parts[float32-confident]",
 )
 rows(
+    "nll_loss of probabilities is negative",
+    "if not options.backend.holds(xp, m <= 0):",
+    "if False:",
+    by="contract.log-probs.positive",
+)
+rows(
+    "nll_loss allows what is less than one above 0",
+    "(m > -slack * xp.where(low < LOWEST, LOWEST, low))",
+    "(m > 1)",
+    by="contract.log-probs.positive",
+)
+rows(
+    "nll_loss allows no rounding",
+    "(m > -slack * xp.where(low < LOWEST, LOWEST, low))",
+    "(m > 0)",
+    by="contract.log-probs.rounded",
+)
+broken(NUMPY)(
+    "events without axes are not loaded",
+    "if a.size >= MANY and a.shape[-1] <= FEW:",
+    "if a.shape[-1] <= FEW and a.size >= MANY:",
+    by="contract.shapes.no-axes",
+)
+rows(
     "nll_loss of a row with NaN is finite",
     "a = lost(xp, a, broken, masked)",
     "a = a",
@@ -781,8 +817,8 @@ broken(ROWS, "torch")(
 )
 broken(CHECK, "torch")(
     "divisor is a constant",
-    "divisor = xp.where(divisor < INF, divisor, NAN)",
-    "divisor = xp.where(divisor < INF, divisor, NAN).detach()",
+    "divisor = xp.where(xp.abs(divisor) < INF, divisor, NAN)",
+    "divisor = xp.where(xp.abs(divisor) < INF, divisor, NAN).detach()",
     by="transforms.grad.probabilities transforms.grad.weights",
 )
 broken(TORCH, "torch", error="vmap")(

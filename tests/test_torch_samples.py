@@ -175,7 +175,7 @@ class TestCase(common_nn.NNTestCase):
         module.zero_grad()
 
 
-@pytest.mark.filterwarnings("ignore:size_average and reduce args:UserWarning")
+@pytest.mark.filterwarnings("ignore::UserWarning")  # PyTorch's tests call what PyTorch warns of
 def test_nn(monkeypatch, record_property):
     """The tests that test_nn.py makes of its tables: values of reference functions, gradcheck, gradgradcheck, ..."""
     count, used = 0, []

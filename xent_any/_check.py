@@ -597,7 +597,9 @@ def checked_weight(
 
 def is_wider(xp: Any, dtype: Any, than: Any) -> bool:
     """Whether a floating dtype holds numbers that are infinite or 0 in another."""
-    return dtype != than and xp.isdtype(dtype, "real floating") and xp.finfo(dtype).bits > xp.finfo(than).bits
+    if dtype == than or not xp.isdtype(dtype, "real floating"):
+        return False
+    return bool(xp.finfo(dtype).bits > xp.finfo(than).bits)
 
 
 def comparable(context: Context, labels: Array, ignore_index: int | None) -> Indices:

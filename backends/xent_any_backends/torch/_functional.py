@@ -67,9 +67,9 @@ def cross_entropy(
         Logits. Half precision is computed in float32.
     target : Tensor
         Class indices, of any integer dtype, of the shape of `input` without C. Or class probabilities, of a floating
-        dtype, of the shape of `input`; their sum may differ from 1.
+        dtype, of the shape of `input`: any numbers, of any sum.
     weight : Tensor, shape (C,), optional
-        A weight for each class; with indices, of the dtype of `input`.
+        A weight for each class, any number; with indices, of the dtype of `input`.
     size_average, reduce : bool, optional
         Deprecated. They override `reduction`.
     ignore_index : int, default -100
@@ -77,8 +77,8 @@ def cross_entropy(
         and none of them is ignored.
     reduction : {"mean", "sum", "none"}, default "mean"
         The mean divides by the sum of the weights of the indices; for probabilities, by the number of rows.
-    label_smoothing : float in [0, 1], default 0
-        The share of the target that is spread evenly over the classes.
+    label_smoothing : float or 0-d Tensor, at most 1, default 0
+        The share of the target that is spread evenly over the classes; 0 unless it is positive.
     sample_weight : Tensor, shape of the unreduced loss, optional
         A weight for each row, not negative; PyTorch has none. Rows of weight 0 are ignored, and in what the mean
         divides by, each row counts as often as its weight says.
@@ -106,8 +106,8 @@ def cross_entropy(
     * NaN in an ignored row has a gradient of 0, and so has the mean over nothing, which is NaN in PyTorch as here;
     * a probability or a class weight of 0 is 0 times anything: a logit of -inf, or a row of NaN, costs 0, not NaN;
     * indices are taken in any integer dtype, and `weight` can be differentiated whatever the target is;
-    * class weights or probabilities that are negative or not finite are a `ValueError`, or NaN where they cannot be
-      read; a `label_smoothing` that is negative or NaN is a `ValueError`, not 0.
+    * a mean over weights of which one is infinite has a gradient of NaN in every row that counts;
+    * with a `target` or `weight` of float64, all of it is computed in float64.
 
     Examples
     --------
@@ -146,7 +146,7 @@ def cross_entropy(
         reduction=name,
         denominator=denominator,
     )
-    (loss,) = problem.reduced()
+    loss: Tensor = problem.reduced()[0]
     if total is not None:
         loss = torch.where(total == 0, math.nan, loss)
     return loss.to(dtype)
@@ -188,8 +188,8 @@ def nll_loss(
 
     Notes
     -----
-    The differences from PyTorch are those of `cross_entropy`, and that a row is computed as a whole: where it holds
-    NaN or inf, or only -inf, its loss is NaN whatever its label has.
+    The differences from PyTorch are those of `cross_entropy`. `xent_any.nll_loss` refuses positive log-probabilities;
+    this, as PyTorch, computes with any numbers.
 
     Examples
     --------
@@ -212,7 +212,7 @@ def nll_loss(
         ignore_index=ignore_index,
         reduction=name,
     )
-    (loss,) = problem.reduced()
+    loss: Tensor = problem.reduced()[0]
     return loss.to(_result_dtype(input))
 
 
@@ -242,7 +242,7 @@ def binary_cross_entropy_with_logits(
     reduction : {"mean", "sum", "none"}, default "mean"
         What is returned of the losses of the elements.
     pos_weight : Tensor that broadcasts to `input`, optional
-        The weight of the positive term, not negative.
+        The weight of the positive term, any number.
 
     Returns
     -------
@@ -257,11 +257,8 @@ def binary_cross_entropy_with_logits(
 
     Notes
     -----
-    The differences from PyTorch:
-
-    * an infinite logit that is sure of the right event costs 0, not NaN;
-    * a `target` that is NaN, or a `pos_weight` that is negative or not finite, is a `ValueError`, or NaN where it
-      cannot be read without waiting.
+    The differences from PyTorch: an infinite logit that is sure of the right event costs 0, not NaN; with a `target` of
+    float64, all of it is computed in float64; `pos_weight` may be a mask, and both weights can be differentiated.
 
     Examples
     --------
@@ -291,7 +288,7 @@ def binary_cross_entropy_with_logits(
         pos_weight=pos_weight,
         reduction=name if weight is None else "none",
     )
-    (loss,) = problem.reduced()
+    loss: Tensor = problem.reduced()[0]
     if weight is not None:
         loss = loss * weight
         loss = loss.mean() if name == "mean" else loss.sum() if name == "sum" else loss
@@ -325,7 +322,7 @@ def linear_cross_entropy(
         `torch.nn.functional.linear`, and held, as in PyTorch; `cross_entropy` is what is computed of them.
     target : Tensor
         Class indices, of any integer dtype, of shape (), (N,) or (N, d_1, ..., d_K). Or class probabilities, of a
-        floating dtype, of shape (C,), (N, C) or (N, C, d_1, ..., d_K); their sum may differ from 1.
+        floating dtype, of shape (C,), (N, C) or (N, C, d_1, ..., d_K): any numbers, of any sum.
     linear_bias : Tensor of the dtype of `input`, shape (C,) or (C, d_1, ..., d_K), optional
         The bias of the layer.
     weight, reduction, label_smoothing
@@ -382,7 +379,7 @@ def linear_cross_entropy(
             bias=None if linear_bias is None else linear_bias.to(computed),
             class_weight=weight,
             ignore_index=ignored,
-            label_smoothing=smoothing,
+            label_smoothing=smoothing or 0.0,
             reduction=name,
             denominator=float(logits.numel() // count) or None if soft and name == "mean" else None,
             max_bytes=_chunk_bytes(options, input, count),

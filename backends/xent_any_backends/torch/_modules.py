@@ -5,12 +5,14 @@ TorchScript knows tensors and operators alone, not this library's Python: the mo
 imports this package first.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from ._functional import binary_cross_entropy_with_logits, cross_entropy, linear_cross_entropy, nll_loss
 
-_OPERATORS = torch.library.Library("xent_any", "DEF")
+_OPERATORS: Any = torch.library.Library("xent_any", "DEF")  # type: ignore[no-untyped-call]
 for _function in (binary_cross_entropy_with_logits, cross_entropy, nll_loss):
     _OPERATORS.define(_function.__name__ + torch.library.infer_schema(_function, mutates_args=()))
     _OPERATORS.impl(_function.__name__, _function, "CompositeImplicitAutograd")
@@ -42,8 +44,8 @@ class CrossEntropyLoss(torch.nn.CrossEntropyLoss):
         sample_weight: Tensor | None = None,
     ) -> Tensor:
         """The loss; the arguments are those of `xent_any_backends.torch.cross_entropy`."""
-        if torch.jit.is_scripting():
-            return torch.ops.xent_any.cross_entropy(
+        if torch.jit.is_scripting():  # type: ignore[attr-defined]  # which PyTorch documents
+            loss: Tensor = torch.ops.xent_any.cross_entropy(
                 input,
                 target,
                 weight=self.weight,
@@ -52,6 +54,7 @@ class CrossEntropyLoss(torch.nn.CrossEntropyLoss):
                 label_smoothing=self.label_smoothing,
                 sample_weight=sample_weight,
             )
+            return loss
         return cross_entropy(
             input,
             target,
@@ -87,8 +90,8 @@ class NLLLoss(torch.nn.NLLLoss):
         sample_weight: Tensor | None = None,
     ) -> Tensor:
         """The loss; the arguments are those of `xent_any_backends.torch.nll_loss`."""
-        if torch.jit.is_scripting():
-            return torch.ops.xent_any.nll_loss(
+        if torch.jit.is_scripting():  # type: ignore[attr-defined]  # which PyTorch documents
+            loss: Tensor = torch.ops.xent_any.nll_loss(
                 input,
                 target,
                 weight=self.weight,
@@ -96,6 +99,7 @@ class NLLLoss(torch.nn.NLLLoss):
                 reduction=self.reduction,
                 sample_weight=sample_weight,
             )
+            return loss
         return nll_loss(
             input,
             target,
@@ -125,10 +129,11 @@ class BCEWithLogitsLoss(torch.nn.BCEWithLogitsLoss):
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:  # noqa: A002
         """The loss; the arguments are those of `xent_any_backends.torch.binary_cross_entropy_with_logits`."""
-        if torch.jit.is_scripting():
-            return torch.ops.xent_any.binary_cross_entropy_with_logits(
+        if torch.jit.is_scripting():  # type: ignore[attr-defined]  # which PyTorch documents
+            loss: Tensor = torch.ops.xent_any.binary_cross_entropy_with_logits(
                 input, target, self.weight, pos_weight=self.pos_weight, reduction=self.reduction
             )
+            return loss
         return binary_cross_entropy_with_logits(
             input,
             target,

@@ -69,6 +69,37 @@ def test_same_loss(subject: Subject, quick):
         assert len({float(subject.numpy(loss)) for loss in losses}) == 1
 
 
+@check(
+    "contract.shapes.no-axes",
+    "A single row, and a single event, whose labels, weights and loss have no axes, is a batch of one.",
+    source=FUNCTIONS,
+)
+def test_no_axes(subject: Subject, quick):
+    row, event = {"labels": Y[0], "sample_weight": S[1]}, {"labels": Q[0, 0], "sample_weight": S[1]}
+    calls: list[tuple[str, list[Any], dict[str, Any], dict[str, Any]]] = [
+        ("binary_cross_entropy_value_and_grad", [X[0, 0]], event, {"pos_weight": S[2]}),
+        ("binary_cross_entropy", [X[0, 0]], {"labels": Y[0] * 0}, {}),
+        ("cross_entropy_value_and_grad", [X[0]], row, {"class_weight": W}),
+        ("linear_cross_entropy", [X[0]], row, {"weight": V}),
+        ("nll_loss", [not_positive(X[0])], row, {}),
+        ("cross_entropy_jvp", [X[0], V[0]], {**row, "labels": Q[0]}, {}),
+        ("cross_entropy_hvp", [X[0], V[0]], row, {}),
+    ]
+    for name, first, named, shared in calls[:1] if few(subject, quick) else calls:
+        function = getattr(subject.functions, name)
+        for reduction in ("none", "mean"):
+            options: dict[str, Any] = {"reduction": reduction} | {key: subject(a) for key, a in shared.items()}
+            alone, of_one = (
+                function(
+                    *[subject(a[index]) for a in first], **{k: subject(a[index]) for k, a in named.items()}, **options
+                )
+                for index in ((), None)
+            )
+            alone, of_one = (found if isinstance(found, tuple) else (found,) for found in (alone, of_one))
+            for got, expected in zip(alone, map(subject.numpy, of_one), strict=True):
+                close(subject, got, expected if expected.ndim == 0 else expected[0])
+
+
 @check("contract.axis.position", "The classes may lie along any axis, counted from either end.", source=FUNCTIONS)
 def test_axis(subject: Subject, quick):
     arguments = {"x": X, "direction": V, "labels": Y}
