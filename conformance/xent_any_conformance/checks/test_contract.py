@@ -470,9 +470,7 @@ def test_vanishing(subject: Subject, quick, function):
     x, right = subject(X, "float32"), WIDE[function]
     wrong = [(name, value) for value in (-1e-50, 1e-50, 1e50) for name in reversed(right)]
     wrong.remove(("labels", 1e-50))
-    if few(subject, quick):
-        wrong = wrong[:2] if subject.reads(subject(S)) else wrong[:1]
-    for name, value in wrong:
+    for name, value in wrong[:1] if few(subject, quick) and not subject.reads(subject(S)) else wrong:
         size = right[name].size
         given = {
             **right,
@@ -725,7 +723,7 @@ def test_positive_log_probabilities(subject: Subject, quick):
                 with pytest.raises(ValueError, match=f"^log_probs: expected log-probabilities, .*, but {message}"):
                     f(subject(given.T if axis == 0 else given), subject(labels), axis=axis, sample_weight=s, **options)
     if subject.reads(s):
-        with pytest.raises(ValueError, match="^log_probs: expected log-probabilities"):
+        with pytest.raises(ValueError, match=r"^log_probs: expected log-probabilities"):
             f(subject(log_p), subject(Q))
     if "grad" in subject.backend.transforms and not quick:
         y = subject(labels)
