@@ -293,11 +293,11 @@ rows(
 )
 checked(
     "smoothing in the divisor",
-    "            (total,) = backend.run(task)\n    else",
+    "            (total,) = backend.run(task)\n    elif",
     "            (total,) = backend.run(task)\n"
     "            e = options.label_smoothing\n"
     "            total = (1 - e) * total + e * xp.mean(class_weight)\n"
-    "    else",
+    "    elif",
     by="contract.smoothing.divisor",
 )
 rows(
@@ -373,8 +373,8 @@ checked(
     "ignored rows counted in the mean",
     "weight = xp.where(ignored, 0.0, backend.share(xp, like, dtype, (), 1.0) if weight is None else weight)",
     "pass",
-    "    total = None  # each row's share",
-    "    ignored = total = None  # each row's share",
+    "    total = wrong = None  # each row's share",
+    "    ignored = total = wrong = None  # each row's share",
     "    return labels, class_weight, scale, divisor\n",
     "    scale = scale if ignored is None else xp.where(ignored, 0.0, scale)\n"
     "    return labels, class_weight, scale, divisor\n",
@@ -498,13 +498,13 @@ checked(
 )
 checked(
     "mean over nothing is 0",
-    "where(self.divisor == 0, NAN, results[0])",
-    "where(self.divisor == 0, 0.0, results[0])",
+    "where(is_over_zero, NAN, total)",
+    "where(is_over_zero, 0.0, total)",
     by="contract.mean.over-nothing contract.empty.batch",
 )
 checked(
     "gradient of the mean over nothing is NaN",
-    "weight = xp.where(divisor == 0, 0.0, weight / xp.where(divisor == 0, 1.0, divisor))",
+    "weight = xp.where(ignored, 0.0, weight / xp.where(divisor == 0, 1.0, divisor))",
     "weight = weight / divisor",
     by="contract.mean.over-nothing",
 )
@@ -517,9 +517,21 @@ checked(
 )
 checked(
     "weights vanish in float32",
-    "wrong = wrong | ((values == 0) & (weight > 0))",
+    "wrong = wrong | ((values == 0) & (weight != 0))",
     "pass",
-    by="contract.weights.vanishing",
+    by="contract.weights.vanishing[cross_entropy] contract.weights.vanishing[binary_cross_entropy]",
+)
+checked(
+    "negative weights vanish in float32",
+    "(values == 0) & (weight != 0)",
+    "(values == 0) & (weight > 0)",
+    by="contract.weights.vanishing[cross_entropy]",
+)
+checked(
+    "negative probabilities vanish in float32",
+    "if is_wider(xp, labels.dtype, dtype):  # a negative number may round to 0",
+    "if False:",
+    by="contract.weights.vanishing[cross_entropy]",
 )
 checked("negative weights taken", "(values >= 0)) & (values < INF))", "(values < INF)))", by="contract.weights.wrong")
 
@@ -710,9 +722,33 @@ rows(
     by="truth.parts[float32-confident]",
 )
 rows(
+    "nll_loss of probabilities is negative",
+    "if not options.backend.holds(xp, m <= 0):",
+    "if False:",
+    by="contract.log-probs.positive",
+)
+rows(
+    "nll_loss allows what is less than one above 0",
+    "(m > -slack * xp.where(low < LOWEST, LOWEST, low))",
+    "(m > 1)",
+    by="contract.log-probs.positive",
+)
+broken(ROWS, error="is 8.8817.*e-16; pass")(
+    "nll_loss allows no rounding",
+    "(m > -slack * xp.where(low < LOWEST, LOWEST, low))",
+    "(m > 0)",
+    by="contract.log-probs.rounded",
+)
+broken(NUMPY, error="tuple index out of range")(
+    "events without axes are not loaded",
+    "if a.size >= MANY and a.shape[-1] <= FEW:",
+    "if a.shape[-1] <= FEW and a.size >= MANY:",
+    by="contract.shapes.no-axes",
+)
+rows(
     "nll_loss of a row with NaN is finite",
-    "zero = lost(xp, xp.zeros_like(a), broken, masked)",
-    "zero = xp.zeros_like(a)",
+    "a = lost(xp, a, broken, masked)",
+    "a = a",
     by="contract.infinities.nll-loss",
 )
 

@@ -57,6 +57,10 @@ def called(function: Callable[..., Any], names: str, options: dict[str, Any], y:
     return function(*before, given.get("q", y), **weights, **options)
 
 
+def nll_loss(x: Any, *more: Any, **options: Any) -> Any:
+    return xent_any.nll_loss(x - 9, *more, **options)  # which are not positive
+
+
 def binary(names: str, reduction: str, y: Any, x: Any, q: Any, *weights: Any) -> Any:
     given = dict(zip(names[2:], weights, strict=True))
     more = {"pos_weight": given.get("w"), "sample_weight": None if "v" not in given else given["v"] * given["v"]}
@@ -74,7 +78,7 @@ def cases() -> list[Case]:
             f = partial(called, xent_any.cross_entropy, names, given)
             found.append(Case(f"cross_entropy {what}", names, f))
             if set(options) <= {"label_smoothing"}:
-                found.append(Case(f"nll_loss {what}", names, partial(called, xent_any.nll_loss, names, given)))
+                found.append(Case(f"nll_loss {what}", names, partial(called, nll_loss, names, given)))
         both = partial(called, xent_any.cross_entropy_value_and_grad, names, EVERY | {"reduction": reduction})
         found.append(Case(f"value_and_grad {names} {reduction}", names, both, 1))
         along = f"xv{names[1:]}"

@@ -308,13 +308,45 @@ def test_declared_differences():
         assert math.isnan(outcome(THEIRS, *given, weight=0 * W, reduction="sum"))
     with pytest.raises(IndexError, match=r"expected class indices in \[0, 5\) or the ignore_index -100"):
         ours.linear_cross_entropy(H, L, Y + 3)
-    with pytest.raises(ValueError, match="class_weight"):
-        ours.linear_cross_entropy(H, L, Y, weight=-W)
     mixed = torch.cat([nan, H[:2]]).requires_grad_()
     loss = ours.linear_cross_entropy(mixed, L, torch.tensor([-100, 3, 2]))
     (grad,) = torch.autograd.grad(loss, mixed)
     assert grad[0].tolist() == [0.0] * 4
     torch.testing.assert_close(loss, reference(H[:2], L, Y[1:]))
+
+
+@pytest.mark.parametrize("max_bytes", [None, 1000], ids=["whole", "blocks"])
+def test_any_number(monkeypatch, max_bytes):
+    """Weights and probabilities of any sign and any sum, NaN as well; the classes in blocks, too."""
+    monkeypatch.setattr(_functional, "_chunk_bytes", lambda *_: max_bytes)
+    layers, y = normal(400, 4, seed=7), torch.tensor([0, 399, 7])
+    w, q = normal(400, seed=9), normal(3, 400, seed=10)
+    q[0] = 0
+    q[0, :2] = torch.tensor([1.0, -1.0])  # with a sum of 0
+    some = torch.where(torch.arange(400) == 7, NAN, w)
+    for target, weight, smoothing, reduction in product((y, q), (None, w, -w.abs(), some), (0.0, 0.1), REDUCTIONS):
+        given = {"weight": weight, "label_smoothing": smoothing, "reduction": reduction}
+        results = []
+        for function in (reference, ours.linear_cross_entropy):
+            x, a = H.clone().requires_grad_(), layers.clone().requires_grad_()
+            loss = function(x, a, target, **given)
+            results.append((loss, *(() if loss.isnan().any() else torch.autograd.grad(loss.sum(), (x, a)))))
+        for expected, result in zip(*results, strict=True):
+            close = {"rtol": 1e-11, "atol": 1e-12 * expected.detach().abs().nan_to_num(0).max().item()}
+            torch.testing.assert_close(result, expected, **close, equal_nan=True)
+
+
+def test_a_row_of_nan_whose_target_only_sums_to_0():
+    for max_bytes in (None, 1000):
+        x = torch.cat([NAN * H[:1], H[1:]])
+        q = torch.zeros(3, 400).double()
+        q[:, :2] = torch.tensor([1.0, -1.0])
+        for target, first in ((q, NAN), (0 * q, 0.0)):
+            layers, unrestricted = normal(400, 4, seed=7), True
+            problem = _functional._check.linear_problem(
+                x, layers, target, unrestricted, reduction="none", max_bytes=max_bytes
+            )
+            torch.testing.assert_close(problem.loss()[0].item(), first, equal_nan=True)
 
 
 @needs_theirs

@@ -64,7 +64,7 @@ MOST_PLANS = 256
 OPTIONAL = frozenset({"bias", "class_weight", "sample_weight", "pos_weight", "denominator"})
 """Arrays that may be None."""
 
-HASHABLE = frozenset({int, float, str, type(None)})
+HASHABLE = frozenset({bool, int, float, str, type(None)})
 """Types whose values cannot be changed, and are the same if they are equal."""
 
 
@@ -85,10 +85,8 @@ class Problem(NamedTuple):
         """`run`, and reduce the losses, its first result, which are scaled already; the mean over nothing is NaN."""
         if self.reduction == "none":
             return self.run()
-        results = self.backend.run_total(self.task)
-        if self.divisor is None:
-            return results
-        return self.task.xp.where(self.divisor == 0, NAN, results[0]), *results[1:]
+        loss, *others = self.backend.run_total(self.task)
+        return mean(self.task, loss, self.divisor), *others
 
     def total(self, values: Array) -> Array:
         """Reduce a value of each row, which is scaled already."""
@@ -100,6 +98,21 @@ class Problem(NamedTuple):
     def restore(self, x: Array) -> Array:
         """An array like the rows' logits in the shape of the logits as given."""
         return classes_back(self.task.xp, x, self.axis)
+
+
+def mean(task: Task, total: Array, divisor: Array | None) -> Array:
+    """The mean that a total of scaled losses is; over nothing NaN, with a derivative of 0.
+
+    Where weights of both signs have a sum of 0, it is infinite, as its derivative is.
+    """
+    if divisor is None:
+        return total
+    xp, is_over_zero = task.xp, divisor == 0
+    if task.options.unrestricted:
+        is_infinite = is_over_zero & (total != 0)
+        total = total * xp.where(is_infinite, INF, 1.0)
+        is_over_zero = is_over_zero & ~is_infinite
+    return xp.where(is_over_zero, NAN, total)
 
 
 class Rows(NamedTuple):
@@ -125,9 +138,14 @@ def cross_entropy_problem(
     softcap: float | None,
     reduction: str,
     denominator: float | Array | None,
+    unrestricted: bool = False,
 ) -> Problem:
-    """Check all arguments; `arrays` are the logits, the labels and what else the kernel takes, like the logits."""
-    numbers = (axis, ignore_index, label_smoothing, z_loss, softcap, reduction, denominator)
+    """Check all arguments; `arrays` are the logits, the labels and what else the kernel takes, like the logits.
+
+    If they are `unrestricted`, class weights, probabilities and log-probabilities may be any numbers, and their results
+    are what the formulas say.
+    """
+    numbers = (unrestricted, axis, ignore_index, label_smoothing, z_loss, softcap, reduction, denominator)
     logits, labels, *vectors = arrays.values()
     plan = plan_of(arrays, class_weight, sample_weight, numbers)
     (xp, backend), options, axis = plan.context, plan.options, plan.axis
@@ -160,6 +178,7 @@ def planned(
     arrays: Mapping[str, Array],
     class_weight: Array | None,
     sample_weight: Array | None,
+    unrestricted: bool,
     axis: int,
     ignore_index: int | None,
     label_smoothing: float,
@@ -181,7 +200,7 @@ def planned(
         require_shape(key, vector, logits.shape, f"that of {name}")
         require_dtype(key, vector, logits, name)
     options = checked_options(context, logits.dtype, label_smoothing, z_loss, softcap, denominator)
-    options = options._replace(axis=axis - logits.ndim)
+    options = options._replace(axis=axis - logits.ndim, unrestricted=unrestricted)
     rows = Rows(
         shape,
         logits.shape,
@@ -272,12 +291,12 @@ def weighted(
     is_plain = is_plain and (denominator is None or isinstance(denominator, float))
     with NOTHING if is_plain else backend.quiet():
         if class_weight is not None:
-            class_weight = checked_weight(context, "class_weight", class_weight, dtype)
+            class_weight = checked_weight(context, "class_weight", class_weight, dtype, options.unrestricted)
         weight = None
         if sample_weight is not None:
             weight = checked_weight(context, "sample_weight", sample_weight, dtype)
 
-        total = None  # each row's share of the divisor, but for its sample weight
+        total = wrong = None  # each row's share of the divisor, but for its sample weight
         if indices is not None:
             labels, ignored, wrong = class_indices(context, labels, count, indices, ignore_index)
             if ignored is not None:
@@ -285,11 +304,16 @@ def weighted(
             if class_weight is not None and denominator is None:
                 task = Task(_rows.label_weight, xp, options, (labels,), (class_weight,), lead)
                 (total,) = backend.run(task)
+        elif options.unrestricted and denominator is not None:
+            labels = classes_last(xp, labels, axis)
         else:
             labels = classes_last(xp, labels, axis)
             task = Task(_rows.label_total, xp, options, (labels,), (class_weight,), lead)
             (total,) = backend.run(task)
             wrong = None if backend.are_known(xp, total) else xp.isnan(total)
+            if is_wider(xp, labels.dtype, dtype):  # a negative number may round to 0
+                negative = xp.any(labels < 0, axis=-1)
+                wrong = negative if wrong is None else wrong | negative
             position = None if wrong is None else first_true(context, wrong)
             if position is not None:
                 row = f"row {shape_text(position)}" if position else "the row"
@@ -297,7 +321,9 @@ def weighted(
                 raise invalid(ValueError, "labels", "probabilities, finite and not negative", got, way_out)
         name = "labels" if class_weight is None else "class_weight"
         name = name if sample_weight is None else "sample_weight"
-        scale, divisor = scaled(context, like, dtype, lead, weight, total, wrong, denominator, name)
+        scale, divisor = scaled(
+            context, like, dtype, lead, weight, total, wrong, denominator, name, options.unrestricted
+        )
         return labels, class_weight, scale, divisor
 
 
@@ -326,7 +352,7 @@ class LinearProblem(NamedTuple):
         xp = self.task.xp
         if not self.task.summed:
             return xp.reshape(loss, self.lead)
-        return loss if self.divisor is None else xp.where(self.divisor == 0, NAN, loss)
+        return mean(self.task, loss, self.divisor)
 
 
 def linear_problem(
@@ -344,8 +370,9 @@ def linear_problem(
     denominator: float | Array | None,
     max_bytes: int | None,
     recompute: bool | None,
+    unrestricted: bool = False,
 ) -> LinearProblem:
-    """Check all arguments of a linear layer and the cross-entropy of its logits."""
+    """Check all arguments of a linear layer and the cross-entropy of its logits; `unrestricted` as in the latter's."""
     denominator = checked_denominator(denominator, reduction)
     if not (recompute is None or isinstance(recompute, bool)):
         raise invalid(TypeError, "recompute", "True, False or None", f"got {type(recompute).__name__}")
@@ -373,6 +400,7 @@ def linear_problem(
         require_shape("bias", bias, (count,), "one for each class")
         require_dtype("bias", bias, hidden, "hidden")
     options = checked_options(context, hidden.dtype, label_smoothing, z_loss, softcap, denominator)
+    options = options._replace(unrestricted=unrestricted)
     rows = Rows(
         lead,
         (*lead, count),
@@ -406,8 +434,12 @@ def binary_problem(
     sample_weight: Array | None,
     reduction: str,
     denominator: float | Array | None,
+    unrestricted: bool = False,
 ) -> Problem:
-    """Check the arguments of binary cross-entropy; the rows are ``(logits, labels, positive weight, scale)``."""
+    """Check the arguments of binary cross-entropy; the rows are ``(logits, labels, positive weight, scale)``.
+
+    If they are `unrestricted`, labels and `pos_weight` may be any numbers.
+    """
     denominator = checked_denominator(denominator, reduction)
     if isinstance(pos_weight, (Real, str)):
         pos_weight = number("pos_weight", pos_weight, "a finite number that is not negative, or an array", 0.0, LARGEST)
@@ -429,11 +461,15 @@ def binary_problem(
             expected, got = "a real floating, an integer or the bool dtype", f"got {dtype_text(labels.dtype)}"
             raise invalid(TypeError, "labels", expected, got, "cast it")
         labels = _rows.cast(xp, labels, dtype)
-    if backend.is_readable(labels):
-        position = first_true(context, ~((labels >= 0) & (labels <= 1)))
+    is_wide = is_wider(xp, labels.dtype, dtype)
+    if not unrestricted and (is_wide or backend.is_readable(labels)):
+        wrong = ~((labels >= 0) & (labels <= 1))
+        position = first_true(context, wrong)
         if position is not None:
             got, way_out = f"but {at(xp, 'labels', given, position)}", "map labels of two classes to 0 and 1"
             raise invalid(ValueError, "labels", "probabilities in [0, 1]", got, way_out)
+        if is_wide:  # a wrong one may round to a right one
+            labels = xp.where(wrong, NAN, labels)
     is_plain = pos_weight is None and sample_weight is None and (denominator is None or isinstance(denominator, float))
     with NOTHING if is_plain else backend.quiet():
         if isinstance(pos_weight, float):
@@ -444,15 +480,37 @@ def binary_problem(
                 expected = f"a shape that broadcasts to that of logits, {shape_text(logits.shape)}"
                 way_out = "give it axes of length 1 where it is to be repeated"
                 raise invalid(ValueError, "pos_weight", expected, f"got {shape_text(pos_weight.shape)}", way_out)
-            pos_weight = xp.broadcast_to(checked_weight(context, "pos_weight", pos_weight, dtype), logits.shape)
+            pos_weight = checked_weight(context, "pos_weight", pos_weight, dtype, unrestricted)
+            pos_weight = xp.broadcast_to(pos_weight, logits.shape)
         weight = None
         if sample_weight is not None:
             require_shape("sample_weight", sample_weight, logits.shape, "that of logits")
             weight = checked_weight(context, "sample_weight", sample_weight, dtype)
         divisor = denominator if reduction == "mean" else 1.0
         scale, divisor = scaled(context, logits, dtype, logits.shape, weight, None, None, divisor, "sample_weight")
+    options = Options(dtype, backend, unrestricted=unrestricted)
     rows = (logits, labels, pos_weight, scale)
-    return Problem(Task(kernel, xp, Options(dtype, backend), rows, (), logits.shape), backend, -1, divisor, reduction)
+    return Problem(Task(kernel, xp, options, rows, (), logits.shape), backend, -1, divisor, reduction)
+
+
+def require_log_probabilities(problem: Problem, log_probs: Array, loss: Array) -> None:
+    """Raise for a positive log-probability, which has made the loss NaN, where that can be read without waiting."""
+    task, backend = problem.task, problem.backend
+    xp = task.xp
+    if not backend.is_readable(loss) or backend.are_known(xp, loss):
+        return
+    context, (losses,), x = Context(xp, backend), problem.run(), _rows.cast(xp, task.rows[0], task.options.dtype)
+    is_wrong = _rows.above_zero(xp, task.options, x, xp.max(x, axis=-1), log_probs.dtype)
+    position = first_true(context, is_wrong & xp.isnan(losses))
+    if position is None:
+        return
+    row = x[(*position, ...)]
+    (label,) = first_true(context, row == xp.max(row)) or ()
+    found = at(xp, "log_probs", log_probs, (*position[: problem.axis], label, *position[problem.axis :]))
+    raise ValueError(
+        f"log_probs: expected log-probabilities, none of which is positive, but {found}; "
+        "pass log_softmax(logits), or use cross_entropy"
+    )
 
 
 def transform(kernel: Kernel, x: Array, axis: int, *, keeps_axis: bool) -> Array:
@@ -628,13 +686,17 @@ def require_no_axes(denominator: float | Array | None) -> None:
         raise invalid(ValueError, "denominator", DENOMINATOR, got, "take its sum")
 
 
-def checked_weight(context: Context, name: str, weight: Array, dtype: Any, *, positive: bool = False) -> Array:
+def checked_weight(
+    context: Context, name: str, weight: Array, dtype: Any, unrestricted: bool = False, *, positive: bool = False
+) -> Array:
     """`weight` in `dtype`; what is negative or not finite raises where it can be read, elsewhere it is NaN."""
     xp = context.xp
     values = _rows.cast(xp, weight, dtype)
+    if unrestricted:
+        return values
     wrong = ~(((values > 0) if positive else (values >= 0)) & (values < INF))
-    if weight.dtype != dtype and xp.isdtype(weight.dtype, "real floating"):
-        wrong = wrong | ((values == 0) & (weight > 0))  # it would silently be a weight of 0
+    if is_wider(xp, weight.dtype, dtype):
+        wrong = wrong | ((values == 0) & (weight != 0))  # it would silently be a weight of 0
     position = first_true(context, wrong)
     if position is not None:
         kind = dtype_text(values.dtype)
@@ -646,6 +708,13 @@ def checked_weight(context: Context, name: str, weight: Array, dtype: Any, *, po
             way_out = WIDER
         raise invalid(ValueError, name, expected, f"but {at(xp, name, weight, position)}", way_out)
     return xp.where(wrong, NAN, values)
+
+
+def is_wider(xp: Any, dtype: Any, than: Any) -> bool:
+    """Whether a floating dtype holds numbers that are infinite or 0 in another."""
+    if dtype == than or not xp.isdtype(dtype, "real floating"):
+        return False
+    return bool(xp.finfo(dtype).bits > xp.finfo(than).bits)
 
 
 def comparable(context: Context, labels: Array, ignore_index: int | None) -> Indices:
@@ -716,6 +785,7 @@ def scaled(
     wrong: Array | None,
     denominator: float | Array | None,
     name: str,
+    unrestricted: bool = False,
 ) -> tuple[Array, Array | None]:
     """Each row's weight over the divisor, NaN for a wrong label; and the divisor, if it is the sum of the weights.
 
@@ -735,15 +805,21 @@ def scaled(
         counted = weight if total is None else total if given is None else weight * total
         counted = xp.broadcast_to(counted, shape)
         counted = counted if wrong is None else xp.where(wrong, 0.0, counted)
-        divisor = fitting(context, name, "weights whose sum is", backend.total(xp, counted))
-        weight = xp.where(divisor == 0, 0.0, weight / xp.where(divisor == 0, 1.0, divisor))
+        if unrestricted:
+            divisor = backend.total(xp, xp.where(weight == 0, 0.0, counted))
+            divisor = xp.where(xp.abs(divisor) < INF, divisor, NAN)  # or all weights would silently turn to 0
+        else:
+            divisor = fitting(context, name, "weights whose sum is", backend.total(xp, counted))
+        ignored = weight == 0 if unrestricted else divisor == 0
+        weight = xp.where(ignored, 0.0, weight / xp.where(divisor == 0, 1.0, divisor))
     elif not isinstance(denominator, float):
         name = "denominator"
         weight = weight / checked_weight(context, name, denominator, weight.dtype, positive=True)
     elif denominator != 1:
         name = "denominator"
         weight = weight / denominator
-    weight = fitting(context, name, "weights and a divisor of the mean whose quotient is", weight)
+    if not unrestricted:
+        weight = fitting(context, name, "weights and a divisor of the mean whose quotient is", weight)
     return xp.broadcast_to(weight if wrong is None else xp.where(wrong, NAN, weight), shape), divisor
 
 

@@ -528,7 +528,9 @@ def nll_loss(
     Raises
     ------
     TypeError, ValueError, IndexError
-        As `cross_entropy`.
+        As `cross_entropy`. ValueError for a positive log-probability, beyond rounding, in a row that counts: that is of
+        probabilities, or of logits. Where it cannot be read without waiting, the loss and the gradient of that row are
+        NaN instead.
 
     Examples
     --------
@@ -542,6 +544,7 @@ def nll_loss(
     options = (axis, class_weight, sample_weight, ignore_index, label_smoothing, 0.0, None, reduction, denominator)
     problem = _check.cross_entropy_problem(_rows.nll, arrays, *options)
     loss: ArrayT = problem.reduced()[0]
+    _check.require_log_probabilities(problem, log_probs, loss)
     return loss
 
 

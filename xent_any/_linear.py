@@ -162,18 +162,20 @@ class LinearTask(Task):
         if len(layer) == 1:
             loss, *gradients = self._run(kernel, self.options, hidden, (labels, a), layer[0])
             return loss, gradients
-        xp, backend = self.xp, self.options.backend
+        xp = self.xp
         options = self.options._replace(classes=self.shared[1].shape[0])
         here = [self._labels_here(labels, classes, a) for classes, _, _ in layer]
 
-        def total(part: Part, labels: Array) -> Array:
-            return _rows.target_here(xp, options, part[1].shape[0], labels, a, self._class_weight(part)[0]).total
+        def total(part: Part, labels: Array) -> Arrays:
+            goal = _rows.target_here(xp, options, part[1].shape[0], labels, a, self._class_weight(part)[0])
+            return goal.total, goal.is_zero(xp, options)
 
-        totals = xp.stack([total(part, y) for part, y in zip(layer, here, strict=True)], axis=-1)
+        found = [total(part, y) for part, y in zip(layer, here, strict=True)]
+        totals, are_zero = (xp.stack(several, axis=-1) for several in zip(*found, strict=True))
         if options.z_loss == 0:
-            a = xp.where(backend.sum(xp, totals) == 0, 0.0, a)
-        found = [self._run(_rows.part, options, hidden, (y, a), part) for part, y in zip(layer, here, strict=True)]
-        loss, *state, block = _rows.merged(xp, options, a, totals, found)
+            a = xp.where(xp.all(are_zero, axis=-1), 0.0, a)
+        states = [self._run(_rows.part, options, hidden, (y, a), part) for part, y in zip(layer, here, strict=True)]
+        loss, *state, block = _rows.merged(xp, options, a, totals, states)
         return loss, (
             self._run(_rows.part_grad, options, hidden, (y, a, *state, block == i), part)[0]
             for i, (part, y) in enumerate(zip(layer, here, strict=True))
@@ -207,7 +209,8 @@ class LinearTask(Task):
         if self.options.backend.holds(xp, usable):
             return values
         goal = _rows.target(xp, self.options, self.shared[1].shape[0], labels, a, self.shared[0])
-        return self.options.backend.zeroed(xp, values, xp.logical_and(~usable, _rows.uncounted(self.options, goal, a)))
+        unused = _rows.uncounted(xp, self.options, goal, a)
+        return self.options.backend.zeroed(xp, values, xp.logical_and(~usable, unused))
 
 
 def _even(count: int, most: int) -> int:

@@ -21,6 +21,7 @@ whole, ``options`` is hashable. It returns a tuple of arrays. A backend may comp
 parallel or attach derivatives to it: see `xent_any.Backend.run`.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple, Protocol, TypeAlias
@@ -39,6 +40,12 @@ NAN = float("nan")
 NEGLIGIBLE = 2.0**-100
 """A row whose other classes sum to less than this for each class is won by far. What float32 cannot hold is far below
 this: in other rows no sum loses digits by terms that are subnormal, or flushed to 0."""
+
+HALF_SLACK = 2.0**-4
+"""The square root of what bfloat16 rounds by, nearly; that of float16 is less."""
+
+LOWEST = -32.0
+"""Log-probabilities below this, and -inf among them, count as this where it is judged what rounding may do."""
 
 LIFT = 2.0**32
 """In rows that are won by far, exponentials are multiplied by the square of this, which makes those from 2**-190 on
@@ -103,6 +110,7 @@ class Options(NamedTuple):
     softcap: float | None = None
     classes: int | None = None  # that a row has, where some of them are at hand
     axis: int = -1  # of the classes in the arrays as given, from the end: kernels have them last
+    unrestricted: bool = False  # class weights, probabilities and log-probabilities may be any numbers, NaN as well
 
 
 class Target(NamedTuple):
@@ -117,6 +125,12 @@ class Target(NamedTuple):
     def is_spread_unevenly(self) -> bool:
         """Whether `spread` is an array."""
         return not (self.spread is None or isinstance(self.spread, float))
+
+    def is_zero(self, xp: Any, options: Options) -> Array | bool:
+        """Whether all of a row's Q are 0, (*lead) or of fewer axes."""
+        if not (options.unrestricted and self.is_spread_unevenly):
+            return self.total == 0  # of numbers that are not negative
+        return xp.all(self.spread == 0, axis=-1) & (self.peak == 0)
 
     def spread_at(self, xp: Any, options: Options, k: Array) -> Array | float:
         """`spread` at the class k (*lead)."""
@@ -329,6 +343,8 @@ def target(xp: Any, options: Options, count: int, labels: Array, a: Array, w: Ar
             q = backend.multiplied(xp, q, w, q)
         return Target(None, 0.0, q, backend.sum(xp, q))
     peak = rest if w is None else rest * backend.pick(xp, w, labels)
+    if options.unrestricted and w is not None:  # ignored rows have the label 0, whatever its weight is
+        peak = xp.where((a == 0) & ~xp.isfinite(peak), 0.0, peak)
     if even == 0:
         return Target(labels, peak, None, peak)
     if w is None:
@@ -337,10 +353,10 @@ def target(xp: Any, options: Options, count: int, labels: Array, a: Array, w: Ar
     return Target(labels, peak, spread, peak + backend.sum(xp, spread))
 
 
-def uncounted(options: Options, goal: Target, a: Array) -> Array:
+def uncounted(xp: Any, options: Options, goal: Target, a: Array) -> Array:
     """Which rows have a weight of 0, (*lead) bool."""
     if options.z_loss == 0 and not isinstance(goal.total, float):
-        return (a == 0) | (goal.total == 0)
+        return (a == 0) | goal.is_zero(xp, options)
     return a == 0
 
 
@@ -404,7 +420,7 @@ def _forward(
     if known:
         state, masked = near_state(xp, options, x, *known), None
     else:
-        unused = partial(uncounted, options, goal, a)
+        unused = partial(uncounted, xp, options, goal, a)
         state, masked = softmax_state(xp, options, x, unused, keep=keep, spread=goal.spread)
     x_y = _at_label(xp, options, goal, x, masked)
     lse, loss = state.log_sum_exp(xp, options), None
@@ -427,6 +443,8 @@ def _added(
 ) -> Array:
     """``a (sum_c Q_c (m - x_c) + T log1p(s) + z lse^2)``, given the first term, `missed`."""
     loss = missed + state.log1p_times(xp, times(a, total))
+    if options.unrestricted:  # weights that are not finite, for an ignored row as well
+        loss = xp.where((a == 0) & ~xp.isfinite(loss), 0.0, loss)
     return loss if lse is None else loss + a * options.z_loss * lse * lse
 
 
@@ -584,7 +602,7 @@ def part_grad(xp: Any, options: Options, rows: Arrays, shared: Arrays) -> Arrays
 def _direction(xp: Any, options: Options, f: _Rows, v: Array) -> Array:
     """A tangent or vector (*lead, C) in the precision computed in; in rows of weight 0 it may hold anything."""
     v = options.backend.load(xp, v, options.dtype)
-    unused = uncounted(options, f.target, f.a)
+    unused = uncounted(xp, options, f.target, f.a)
     if options.backend.holds(xp, ~unused):
         return v
     usable = xp.abs(v) < 0.25 * float(xp.finfo(options.dtype).max)
@@ -670,12 +688,30 @@ def nll(xp: Any, options: Options, rows: Arrays, shared: Arrays) -> Arrays:
     (log_probs, labels, a), (w,) = rows, shared
     x = options.backend.load(xp, log_probs, options.dtype)
     goal = target(xp, options, x.shape[-1], labels, a, w)
-    unused = uncounted(options, goal, a)
-    _, m = options.backend.top(xp, x)
-    *_, masked = finite(xp, options, x, m, unused)
-    broken = ~xp.isfinite(options.backend.with_nan(xp, x, m, ~unused))
-    zero = lost(xp, xp.zeros_like(a), broken, masked)
+    unused = uncounted(xp, options, goal, a)
+    if options.unrestricted:  # what is not at a label does not matter
+        x_y = _at_label(xp, options, goal, x, None)
+        masked = None if x_y is None else unused & ~xp.isfinite(x_y)
+    else:
+        _, m = options.backend.top(xp, x)
+        *_, masked = finite(xp, options, x, m, unused)
+        broken = ~xp.isfinite(options.backend.with_nan(xp, x, m, ~unused))
+        if not options.backend.holds(xp, m <= 0):
+            broken = broken | (above_zero(xp, options, x, m, log_probs.dtype) & ~unused)
+        a = lost(xp, a, broken, masked)
+    zero = xp.zeros_like(a)
     return (_missed(xp, options, goal, a, zero, x, _at_label(xp, options, goal, x, masked), masked),)
+
+
+def above_zero(xp: Any, options: Options, x: Array, m: Array, dtype: Any) -> Array:
+    """Which rows x (*lead, C), with the maximum m, are no log-probabilities: one is positive beyond rounding.
+
+    Where rounding makes one positive, it is nearly 1, and all others are far below it; by their lowest, what rounding
+    there may be is judged. It is that of `dtype`, in which the logarithms have been computed.
+    """
+    slack = math.sqrt(xp.finfo(options.dtype).eps) if dtype == options.dtype else HALF_SLACK
+    low = xp.min(x, axis=-1)
+    return (m > 0) & (m < INF) & (m > -slack * xp.where(low < LOWEST, LOWEST, low))
 
 
 def logsumexp(xp: Any, options: Options, rows: Arrays, shared: Arrays) -> Arrays:
@@ -717,7 +753,7 @@ def _binary(xp: Any, options: Options, rows: Arrays) -> Arrays:
     x = options.backend.load(xp, logits, options.dtype)
     x = xp.where((a == 0) & ~xp.isfinite(x), 0.0, x)
     y = options.backend.load(xp, labels, options.dtype)
-    y = xp.where((y >= 0) & (y <= 1), y, NAN)
+    y = y if options.unrestricted else xp.where((y >= 0) & (y <= 1), y, NAN)
     no, yes = a * (1 - y), a * y if positive is None else a * y * positive
     # One condition for |x|, max(x, 0) and max(-x, 0): at 0 they are then differentiated on the same side.
     right = x >= 0

@@ -8,6 +8,7 @@ them is nothing that the core computes: no classes, the softmax of a number, nes
 import functools
 import math
 from collections.abc import Callable, Sequence
+from numbers import Real
 from typing import Any, TypeVar
 
 import torch
@@ -17,10 +18,11 @@ from torch.nn import _reduction
 from torch.overrides import handle_torch_function, has_torch_function
 
 import xent_any
+from xent_any import _check, _rows
 from xent_any._functions import Reduction
 from xent_any._linear import LIKE_HIDDEN
 
-from ._backend import BACKEND, IN_NUMPY, is_autocast
+from ._backend import IN_NUMPY, is_autocast
 
 _HALF = (torch.float16, torch.bfloat16)
 _FLOATING = (*_HALF, torch.float32, torch.float64)
@@ -65,9 +67,9 @@ def cross_entropy(
         Logits. Half precision is computed in float32.
     target : Tensor
         Class indices, of any integer dtype, of the shape of `input` without C. Or class probabilities, of a floating
-        dtype, of the shape of `input`; their sum may differ from 1.
+        dtype, of the shape of `input`: any numbers, of any sum.
     weight : Tensor, shape (C,), optional
-        A weight for each class; with indices, of the dtype of `input`.
+        A weight for each class, any number; with indices, of the dtype of `input`.
     size_average, reduce : bool, optional
         Deprecated. They override `reduction`.
     ignore_index : int, default -100
@@ -75,8 +77,8 @@ def cross_entropy(
         and none of them is ignored.
     reduction : {"mean", "sum", "none"}, default "mean"
         The mean divides by the sum of the weights of the indices; for probabilities, by the number of rows.
-    label_smoothing : float in [0, 1], default 0
-        The share of the target that is spread evenly over the classes.
+    label_smoothing : float or 0-d Tensor, at most 1, default 0
+        The share of the target that is spread evenly over the classes; 0 unless it is positive.
     sample_weight : Tensor, shape of the unreduced loss, optional
         A weight for each row, not negative; PyTorch has none. Rows of weight 0 are ignored, and in what the mean
         divides by, each row counts as often as its weight says.
@@ -104,8 +106,8 @@ def cross_entropy(
     * NaN in an ignored row has a gradient of 0, and so has the mean over nothing, which is NaN in PyTorch as here;
     * a probability or a class weight of 0 is 0 times anything: a logit of -inf, or a row of NaN, costs 0, not NaN;
     * indices are taken in any integer dtype, and `weight` can be differentiated whatever the target is;
-    * class weights or probabilities that are negative or not finite are a `ValueError`, or NaN where they cannot be
-      read; a `label_smoothing` that is negative or NaN is a `ValueError`, not 0.
+    * a mean over weights of which one is infinite has a gradient of NaN in every row that counts;
+    * with a `target` or `weight` of float64, all of it is computed in float64.
 
     Examples
     --------
@@ -119,31 +121,37 @@ def cross_entropy(
     """
     name = _reduction_name(size_average, reduce, reduction)
     soft = isinstance(input, Tensor) and isinstance(target, Tensor) and input.shape == target.shape
-    if not _fits(input, target, weight, soft) or label_smoothing > 1 or (soft and ignore_index >= 0):
+    smoothing = _smoothing(label_smoothing)
+    if not _fits(input, target, weight, soft) or smoothing is None or (soft and ignore_index >= 0):
         return F.cross_entropy(input, target, weight, None, ignore_index, None, name, label_smoothing)
+    dtype = _result_dtype(input, target, weight) if soft else _result_dtype(input)
     axis = _class_axis(input)
     denominator: Tensor | float | None = None
     total = None
     if soft and name == "mean":
         if sample_weight is None:
-            denominator = float(input.numel() // input.shape[axis]) or None
+            denominator = _row_count(input, axis)
         else:
             total = torch.sum(sample_weight, dtype=torch.promote_types(input.dtype, torch.float32))
             denominator = torch.where(total == 0, 1.0, total)
-    loss: Tensor = xent_any.cross_entropy(
-        input,
-        target if soft else _of_rows(input, target),
+    problem = _check.cross_entropy_problem(
+        _rows.loss,
+        {"logits": _wide(input, dtype), "labels": target if soft else _of_rows(input, target)},
         axis=axis,
         class_weight=weight,
         sample_weight=sample_weight,
         ignore_index=ignore_index,
-        label_smoothing=label_smoothing,
+        label_smoothing=smoothing,
+        z_loss=0.0,
+        softcap=None,
         reduction=name,
         denominator=denominator,
+        unrestricted=True,
     )
+    loss: Tensor = problem.reduced()[0]
     if total is not None:
         loss = torch.where(total == 0, math.nan, loss)
-    return loss.to(_result_dtype(input, target, weight) if soft else _result_dtype(input))
+    return loss.to(dtype)
 
 
 @_overridable
@@ -182,8 +190,8 @@ def nll_loss(
 
     Notes
     -----
-    The differences from PyTorch are those of `cross_entropy`, and that a row is computed as a whole: where it holds
-    NaN or inf, or only -inf, its loss is NaN whatever its label has.
+    The differences from PyTorch are those of `cross_entropy`. `xent_any.nll_loss` refuses positive log-probabilities;
+    this, as PyTorch, computes with any numbers.
 
     Examples
     --------
@@ -196,15 +204,21 @@ def nll_loss(
     name = _reduction_name(size_average, reduce, reduction)
     if not _fits(input, target, weight, soft=False):
         return F.nll_loss(input, target, weight, None, ignore_index, None, name)
-    loss: Tensor = xent_any.nll_loss(
-        input,
-        _of_rows(input, target),
+    problem = _check.cross_entropy_problem(
+        _rows.nll,
+        {"log_probs": input, "labels": _of_rows(input, target)},
         axis=_class_axis(input),
         class_weight=weight,
         sample_weight=sample_weight,
         ignore_index=ignore_index,
+        label_smoothing=0.0,
+        z_loss=0.0,
+        softcap=None,
         reduction=name,
+        denominator=None,
+        unrestricted=True,
     )
+    loss: Tensor = problem.reduced()[0]
     return loss.to(_result_dtype(input))
 
 
@@ -234,7 +248,7 @@ def binary_cross_entropy_with_logits(
     reduction : {"mean", "sum", "none"}, default "mean"
         What is returned of the losses of the elements.
     pos_weight : Tensor that broadcasts to `input`, optional
-        The weight of the positive term, not negative.
+        The weight of the positive term, any number.
 
     Returns
     -------
@@ -249,11 +263,8 @@ def binary_cross_entropy_with_logits(
 
     Notes
     -----
-    The differences from PyTorch:
-
-    * an infinite logit that is sure of the right event costs 0, not NaN;
-    * a `target` that is NaN, or a `pos_weight` that is negative or not finite, is a `ValueError`, or NaN where it
-      cannot be read without waiting.
+    The differences from PyTorch: an infinite logit that is sure of the right event costs 0, not NaN; with a `target` of
+    float64, all of it is computed in float64; `pos_weight` may be a mask, and both weights can be differentiated.
 
     Examples
     --------
@@ -275,16 +286,19 @@ def binary_cross_entropy_with_logits(
         return F.binary_cross_entropy_with_logits(input, target, weight, None, None, name, pos_weight)
     if pos_weight is not None and pos_weight.ndim == 0:
         pos_weight = pos_weight.to(input.device)  # PyTorch takes a number from the CPU anywhere
-    inside = target if _is_inside(target) else target.clamp(0, 1)
-    whole = weight is None and inside is target
-    loss: Tensor = xent_any.binary_cross_entropy(
-        input, inside, pos_weight=pos_weight, reduction=name if whole else "none"
+    problem = _check.binary_problem(
+        _rows.binary,
+        _wide(input, target.dtype),
+        target,
+        pos_weight=pos_weight,
+        sample_weight=None,
+        reduction=name if weight is None else "none",
+        denominator=None,
+        unrestricted=True,
     )
-    if not whole:
-        if inside is not target:
-            loss = loss + _beyond(input, target, inside, pos_weight)
-        if weight is not None:
-            loss = loss * weight
+    loss: Tensor = problem.reduced()[0]
+    if weight is not None:
+        loss = loss * weight
         loss = loss.mean() if name == "mean" else loss.sum() if name == "sum" else loss
     return loss.to(_result_dtype(target))
 
@@ -316,7 +330,7 @@ def linear_cross_entropy(
         `torch.nn.functional.linear`, and held, as in PyTorch; `cross_entropy` is what is computed of them.
     target : Tensor
         Class indices, of any integer dtype, of shape (), (N,) or (N, d_1, ..., d_K). Or class probabilities, of a
-        floating dtype, of shape (C,), (N, C) or (N, C, d_1, ..., d_K); their sum may differ from 1.
+        floating dtype, of shape (C,), (N, C) or (N, C, d_1, ..., d_K): any numbers, of any sum.
     linear_bias : Tensor of the dtype of `input`, shape (C,) or (C, d_1, ..., d_K), optional
         The bias of the layer.
     weight, reduction, label_smoothing
@@ -358,23 +372,31 @@ def linear_cross_entropy(
     ignored = -100 if ignore_index is None else ignore_index
     logits = _linear_shaped(input, linear_weight, linear_bias)
     soft = logits is not None and isinstance(target, Tensor) and logits.shape == target.shape
-    fits = _fits(logits, target, weight, soft) and label_smoothing <= 1 and not (soft and ignore_index is not None)
+    smoothing = _smoothing(label_smoothing)
+    fits = _fits(logits, target, weight, soft) and smoothing is not None and not (soft and ignore_index is not None)
     if fits and linear_weight.ndim == 2:
         name = _REDUCTIONS[_reduction.get_enum(reduction)]
         dtype = _result_dtype(logits, target, weight) if soft else _result_dtype(logits)
         count = linear_weight.shape[0]
-        loss: Tensor = xent_any.linear_cross_entropy(
-            input.to(logits.dtype),
-            linear_weight.to(logits.dtype),
+        computed = torch.float64 if dtype == torch.float64 else logits.dtype
+        problem = _check.linear_problem(
+            input.to(computed),
+            linear_weight.to(computed),
             target if soft else _of_rows(logits, target),
-            bias=None if linear_bias is None else linear_bias.to(logits.dtype),
+            bias=None if linear_bias is None else linear_bias.to(computed),
             class_weight=weight,
+            sample_weight=None,
             ignore_index=ignored,
-            label_smoothing=label_smoothing,
+            label_smoothing=smoothing or 0.0,
+            z_loss=0.0,
+            softcap=None,
             reduction=name,
-            denominator=float(logits.numel() // count) or None if soft and name == "mean" else None,
+            denominator=_row_count(logits, -1) if soft and name == "mean" else None,
             max_bytes=_chunk_bytes(options, input, count),
+            recompute=None,
+            unrestricted=True,
         )
+        loss: Tensor = problem.loss()
         return loss.to(dtype)
     theirs = getattr(F, "linear_cross_entropy", None)
     if not fits and theirs is not None:
@@ -561,6 +583,12 @@ def _row_shape(logits: Tensor) -> torch.Size:
     return logits.shape[:axis] + logits.shape[axis + 1 :]
 
 
+def _row_count(logits: Tensor, axis: int) -> Tensor | float | None:
+    """The number of rows, None for 0; a tensor where `torch.jit.trace` records how it comes from the logits."""
+    count: Tensor | int = logits.numel() // logits.shape[axis]
+    return count if isinstance(count, Tensor) else float(count) or None
+
+
 def _of_rows(logits: Tensor, target: Tensor) -> Tensor:
     """Class indices in the shape of the rows: PyTorch also takes the index of a single row as (1,)."""
     return target.reshape(_row_shape(logits))
@@ -582,22 +610,20 @@ def _autocast_linear(tensor: Tensor) -> torch.dtype:
     return tensor.dtype
 
 
-def _is_inside(target: Tensor) -> bool:
-    """Whether the probabilities are known to be in [0, 1]; what cannot be read without waiting is not known."""
-    if target.numel() == 0:
-        return True
-    if not BACKEND.is_readable(target):
-        return False
-    low, high = torch.aminmax(target)
-    return not (low < 0 or high > 1)  # of NaN, the core says where it is
+def _wide(logits: Tensor, dtype: torch.dtype) -> Tensor:
+    """Logits in the precision of a float64 target: float32 cannot hold its numbers."""
+    return logits.to(dtype) if dtype == torch.float64 else logits
 
 
-def _beyond(logits: Tensor, target: Tensor, inside: Tensor, pos_weight: Tensor | None) -> Tensor:
-    """What binary cross-entropy, which is linear in the target, adds from the nearest probability to the target."""
-    x = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    slope = x if pos_weight is None else pos_weight * F.logsigmoid(x) - F.logsigmoid(-x)
-    slope = torch.where(inside == target, 0.0, slope)  # or an infinite logit would be NaN times 0
-    return (inside - target) * slope
+def _smoothing(value: Any) -> float | None:
+    """The label smoothing that PyTorch takes this for: 0 unless it is positive; None if it takes it for none."""
+    if isinstance(value, Tensor):
+        if value.ndim > 0 or value.requires_grad or value.is_complex():
+            return None
+    elif not isinstance(value, Real):
+        return None
+    number = float(value)
+    return None if number > 1 else number if number > 0 else 0.0
 
 
 def _transform(

@@ -1,9 +1,21 @@
-"""The modules of `torch.nn` that are about cross-entropy: PyTorch's own, but for what they compute."""
+"""The modules of `torch.nn` that are about cross-entropy: PyTorch's own, but for what they compute.
+
+TorchScript knows tensors and operators alone, not this library's Python: the modules' functions are operators as well,
+``torch.ops.xent_any.cross_entropy`` and so on, for scripted modules. A process that loads such a module from a file
+imports this package first.
+"""
+
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ._functional import binary_cross_entropy_with_logits, cross_entropy, linear_cross_entropy, nll_loss
+
+_OPERATORS: Any = torch.library.Library("xent_any", "DEF")  # type: ignore[no-untyped-call]
+for _function in (binary_cross_entropy_with_logits, cross_entropy, nll_loss):
+    _OPERATORS.define(_function.__name__ + torch.library.infer_schema(_function, mutates_args=()))
+    _OPERATORS.impl(_function.__name__, _function, "CompositeImplicitAutograd")
 
 
 class CrossEntropyLoss(torch.nn.CrossEntropyLoss):
@@ -29,10 +41,20 @@ class CrossEntropyLoss(torch.nn.CrossEntropyLoss):
         self,
         input: Tensor,  # noqa: A002  (PyTorch's name, as in the modules below)
         target: Tensor,
-        *,
         sample_weight: Tensor | None = None,
     ) -> Tensor:
         """The loss; the arguments are those of `xent_any_backends.torch.cross_entropy`."""
+        if torch.jit.is_scripting():  # type: ignore[attr-defined]  # which PyTorch documents
+            loss: Tensor = torch.ops.xent_any.cross_entropy(
+                input,
+                target,
+                weight=self.weight,
+                ignore_index=self.ignore_index,
+                reduction=self.reduction,
+                label_smoothing=self.label_smoothing,
+                sample_weight=sample_weight,
+            )
+            return loss
         return cross_entropy(
             input,
             target,
@@ -65,10 +87,19 @@ class NLLLoss(torch.nn.NLLLoss):
         self,
         input: Tensor,  # noqa: A002
         target: Tensor,
-        *,
         sample_weight: Tensor | None = None,
     ) -> Tensor:
         """The loss; the arguments are those of `xent_any_backends.torch.nll_loss`."""
+        if torch.jit.is_scripting():  # type: ignore[attr-defined]  # which PyTorch documents
+            loss: Tensor = torch.ops.xent_any.nll_loss(
+                input,
+                target,
+                weight=self.weight,
+                ignore_index=self.ignore_index,
+                reduction=self.reduction,
+                sample_weight=sample_weight,
+            )
+            return loss
         return nll_loss(
             input,
             target,
@@ -98,6 +129,11 @@ class BCEWithLogitsLoss(torch.nn.BCEWithLogitsLoss):
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:  # noqa: A002
         """The loss; the arguments are those of `xent_any_backends.torch.binary_cross_entropy_with_logits`."""
+        if torch.jit.is_scripting():  # type: ignore[attr-defined]  # which PyTorch documents
+            loss: Tensor = torch.ops.xent_any.binary_cross_entropy_with_logits(
+                input, target, self.weight, pos_weight=self.pos_weight, reduction=self.reduction
+            )
+            return loss
         return binary_cross_entropy_with_logits(
             input,
             target,

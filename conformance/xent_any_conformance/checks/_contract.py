@@ -118,12 +118,18 @@ ARGUMENTS = {
 }
 
 
+def not_positive(x: Any) -> Any:
+    """What may be log-probabilities, but for infinities and NaN."""
+    return np.where(np.isinf(x), x, -np.abs(x))
+
+
 class Computed:
     """What one call returns for all rows of all groups: ``self[name]`` are the results of one group."""
 
     def __init__(self, subject: Subject, function: str, labels: str, options: dict[str, Any]) -> None:
         self.subject, self.groups, self.options = subject, groups(subject, labels), options
         x, goal, weight, direction = map(np.concatenate, zip(*self.groups.values(), strict=True))
+        x = not_positive(x) if function == "nll_loss" else x
         shared = {"pos_weight": np.asarray([2.0])} if labels == "events" else {"class_weight": W}
         self.inputs = {"x": x, "labels": goal, "direction": direction, "sample_weight": weight, **shared}
         self.arrays = {name: subject(values) for name, values in self.inputs.items()}

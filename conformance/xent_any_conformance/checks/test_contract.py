@@ -27,6 +27,7 @@ from ._contract import (
     X,
     Y,
     agrees,
+    binary_formula,
     close,
     few,
     formula,
@@ -449,27 +450,48 @@ def test_zero_denominator(subject: Subject):
         is_nan(subject.numpy(value_and_grad(subject, X, Y, **MASKS, denominator=denominator)[0]))
 
 
+WIDE: dict[str, dict[str, Any]] = {
+    "cross_entropy": {"class_weight": W, "sample_weight": S, "denominator": np.asarray(2.0), "labels": Q},
+    "binary_cross_entropy": {"pos_weight": 1 + W, "sample_weight": Q, "denominator": np.asarray(2.0), "labels": Q},
+}
+
+
 @check(
     "contract.weights.vanishing",
-    "A float64 weight that float32 does not hold is wrong where logits are float32; it does not become 0 or inf.",
+    "A float64 weight or probability that float32 does not hold, or only without its sign, is wrong where logits are "
+    "float32; it does not become 0 or inf. A positive probability may.",
     source=WEIGHTS,
 )
-def test_vanishing_weights(subject: Subject):
+@pytest.mark.parametrize("function", list(WIDE))
+def test_vanishing(subject: Subject, quick, function):
     if "float64" not in subject.dtypes:
         pytest.skip("no float64 here")
-    x, q, w = subject(X, "float32"), subject(Q), subject(W)
-    for value in (1e-50, 1e50):
-        weight = np.where(THIRD, value, S)
-        s = subject(weight)
-        if subject.reads(s):
-            message = "sample_weight: expected finite float32 numbers that are not negative, but sample_weight[2] is"
-            with np.errstate(over="ignore"), raises(ValueError, re.escape(f"{message} {value}")):
-                subject.functions.cross_entropy_value_and_grad(x, q, class_weight=w, sample_weight=s)
+    x, right = subject(X, "float32"), WIDE[function]
+    wrong = [(name, value) for value in (-1e-50, 1e-50, 1e50) for name in reversed(right)]
+    wrong.remove(("labels", 1e-50))
+    for name, value in wrong[:1] if few(subject, quick) and not subject.reads(subject(S)) else wrong:
+        size = right[name].size
+        given = {
+            **right,
+            name: np.where(np.arange(size).reshape(right[name].shape) == min(2, size - 1), value, right[name]),
+        }
+        arrays = {key: subject(values) for key, values in given.items()}
+        called = functools.partial(getattr(subject.functions, function), x, **arrays)
+        if subject.reads(subject(S)):
+            with np.errstate(over="ignore"), raises(ValueError, f"^{name}: expected"):
+                called()
+            continue
+        loss = subject.numpy(called())
+        if value > 0 and not np.isnan(loss):  # right as well, of a library whose float32 has a larger range
+            labels = given.pop("labels")
+            if function == "cross_entropy":
+                expected = formula(X, labels, **given)[0]
+            else:
+                losses, _ = binary_formula(X, labels, given["pos_weight"], given["sample_weight"])
+                expected = losses.sum() / given["denominator"]
+            near(loss, "float32", expected)
         else:
-            loss, _ = subject.functions.cross_entropy_value_and_grad(x, q, class_weight=w, sample_weight=s)
-            right = formula(X, Q, class_weight=W, sample_weight=weight)[0]
-            # right as well, of a library whose float32 has a larger range
-            close(subject, loss, NAN if np.isnan(subject.numpy(loss)) else right)
+            is_nan(loss)
 
 
 @check(
@@ -672,11 +694,66 @@ def test_inf(subject: Subject, quick, labels):
         broken_rows_are_nan(rows(subject, labels=labels, **options), slice(2, None))
 
 
+def positive_and_not(subject: Subject) -> tuple[Any, Any, Any]:
+    """Log-probabilities of which rows 2 to 5 are probabilities, labels and weights; rows 3 and 5 do not count."""
+    p = np.exp(X) / np.exp(X).sum(-1, keepdims=True)
+    is_positive = np.isin(np.arange(8), (2, 3, 4, 5))
+    p[4] = np.eye(5)[0]  # at the label 1 it is 0
+    found = np.where(is_positive[:, None], p, np.log(p))
+    labels, weight = np.where(np.arange(8) == 3, -100, Y), np.where(np.arange(8) == 5, 0, S)
+    return found, np.where(np.arange(8) == 4, 1, labels), weight
+
+
+@check(
+    "contract.log-probs.positive",
+    "A positive log-probability in a row that counts, of any class, raises ValueError, or its row is NaN in loss and "
+    "gradient.",
+    source=INFINITIES,
+)
+def test_positive_log_probabilities(subject: Subject, quick):
+    log_p, labels, weight = positive_and_not(subject)
+    f, s = subject.functions.nll_loss, subject(weight)
+    if not subject.reads(s):
+        losses = subject.numpy(f(subject(log_p), subject(labels), sample_weight=s, reduction="none"))
+        equal(np.isnan(losses), np.isin(np.arange(8), (2, 4)))
+        equal(losses[[3, 5]], 0)
+    for kept in (2, 4) if subject.reads(s) else ():
+        others = np.isin(np.arange(8), (2, 4)) & (np.arange(8) != kept)
+        given = np.where(others[:, None], -1.0 - log_p, log_p)
+        label = np.argmax(given[kept])
+        for axis, place in ((1, f"{kept}, {label}"), (0, f"{label}, {kept}")):
+            message = rf"log_probs\[{place}\] is {str(given[kept, label])[:5]}\d*; pass log_softmax\(logits\), or"
+            for options in ({"reduction": "none"}, {}, {"label_smoothing": 0.25}):
+                with raises(ValueError, f"^log_probs: expected log-probabilities, .*, but {message}"):
+                    f(subject(given.T if axis == 0 else given), subject(labels), axis=axis, sample_weight=s, **options)
+    if subject.reads(s):
+        with raises(ValueError, "^log_probs: expected log-probabilities"):
+            f(subject(log_p), subject(Q))
+    if "grad" in subject.backend.transforms and not quick:
+        y = subject(labels)
+        grad = subject.backend.transforms["grad"](lambda x: subject.xp.sum(f(x, y, sample_weight=s, reduction="none")))
+        values = subject.numpy(grad(subject(log_p)))
+        equal(np.isnan(values).any(-1), np.isin(np.arange(8), (2, 4)))
+        equal(values[[3, 5]], 0)
+
+
+@check(
+    "contract.log-probs.rounded",
+    "A log-probability that rounding has made positive is right.",
+    source=INFINITIES,
+)
+def test_rounded_log_probabilities(subject: Subject):
+    eps = float(np.finfo(subject.dtype(subject(X))).eps)
+    log_p = np.asarray([[4 * eps, -INF, -40, -40, -40], [32 * eps, -30, -30, -30, -30], [0, -INF, -INF, -INF, -INF]])
+    losses = subject.functions.nll_loss(subject(log_p), subject(np.asarray([2, 0, 0])), reduction="none")
+    near(subject.numpy(losses), subject.dtype(losses), [40, -32 * eps, 0])
+
+
 @check("contract.infinities.nll-loss", "nll_loss treats its log-probabilities alike.", source=INFINITIES)
 def test_infinities_of_nll_loss(subject: Subject):
     computed = rows(subject, "nll_loss")
     is_nan(computed["broken"][0])
-    computed.close("absent", [-2.0, -6.0, -6.0])
+    computed.close("absent", [2.0, 6.0, 6.0])
     computed.close("on absent", [INF, INF])
 
 

@@ -24,6 +24,7 @@ from ._contract import (
     close,
     few,
     formula,
+    not_positive,
     rows,
     value_and_grad,
 )
@@ -44,7 +45,7 @@ def test_parts(subject: Subject):
 
 @check("contract.parts.nll-loss", "nll_loss(log_softmax(x), y) equals cross_entropy(x, y).", source=FUNCTIONS)
 def test_nll_loss(subject: Subject, quick):
-    rows(subject, "nll_loss").close("finite", -X[np.arange(8), Y] * W[Y] * S)
+    rows(subject, "nll_loss").close("finite", np.abs(X)[np.arange(8), Y] * W[Y] * S)
     if not few(subject, quick):
         log_p = subject.functions.log_softmax(subject(X))
         weights = {name: subject(value) for name, value in WEIGHTED.items()}
@@ -70,6 +71,37 @@ def test_same_loss(subject: Subject, quick):
             equal(subject.numpy(loss), subject.numpy(losses[0]))
 
 
+@check(
+    "contract.shapes.no-axes",
+    "A single row, and a single event, whose labels, weights and loss have no axes, is a batch of one.",
+    source=FUNCTIONS,
+)
+def test_no_axes(subject: Subject, quick):
+    row, event = {"labels": Y[0], "sample_weight": S[1]}, {"labels": Q[0, 0], "sample_weight": S[1]}
+    calls: list[tuple[str, list[Any], dict[str, Any], dict[str, Any]]] = [
+        ("binary_cross_entropy_value_and_grad", [X[0, 0]], event, {"pos_weight": S[2]}),
+        ("binary_cross_entropy", [X[0, 0]], {"labels": Y[0] * 0}, {}),
+        ("cross_entropy_value_and_grad", [X[0]], row, {"class_weight": W}),
+        ("linear_cross_entropy", [X[0]], row, {"weight": V}),
+        ("nll_loss", [not_positive(X[0])], row, {}),
+        ("cross_entropy_jvp", [X[0], V[0]], {**row, "labels": Q[0]}, {}),
+        ("cross_entropy_hvp", [X[0], V[0]], row, {}),
+    ]
+    for name, first, named, shared in calls[:1] if few(subject, quick) else calls:
+        function = getattr(subject.functions, name)
+        for reduction in ("none", "mean"):
+            options: dict[str, Any] = {"reduction": reduction} | {key: subject(a) for key, a in shared.items()}
+            alone, of_one = (
+                function(
+                    *[subject(a[index]) for a in first], **{k: subject(a[index]) for k, a in named.items()}, **options
+                )
+                for index in ((), None)
+            )
+            alone, of_one = (found if isinstance(found, tuple) else (found,) for found in (alone, of_one))
+            for got, expected in zip(alone, map(subject.numpy, of_one), strict=True):
+                close(subject, got, expected if expected.ndim == 0 else expected[0])
+
+
 @check("contract.axis.position", "The classes may lie along any axis, counted from either end.", source=FUNCTIONS)
 def test_axis(subject: Subject, quick):
     arguments = {"x": X, "direction": V, "labels": Y}
@@ -78,15 +110,16 @@ def test_axis(subject: Subject, quick):
         "cross_entropy_value_and_grad": (loss, grad),
         "cross_entropy_jvp": (loss, (grad * V).sum(-1)),
         "cross_entropy_hvp": (P * (V - (P * V).sum(-1, keepdims=True)),),
-        "nll_loss": (-X[np.arange(8), Y],),
+        "nll_loss": (np.abs(X)[np.arange(8), Y],),
         "softmax": (P,),
         "log_softmax": (X - LSE[:, None],),
         "logsumexp": (LSE,),
     }
     calls = list(zip(cycle((0, -2)), everything.items(), strict=False))
     for axis, (name, expected) in calls[: 1 if quick else 3] if few(subject, quick) else [*calls, (-1, calls[0][1])]:
+        given = {**arguments, "x": not_positive(X)} if name == "nll_loss" else arguments
         arrays = [
-            subject(Y.reshape(2, 4) if key == "labels" else np.moveaxis(arguments[key].reshape(2, 4, 5), -1, axis))
+            subject(Y.reshape(2, 4) if key == "labels" else np.moveaxis(given[key].reshape(2, 4, 5), -1, axis))
             for key in ARGUMENTS[name]
         ]
         options = {"reduction": "none"} if "labels" in ARGUMENTS[name] else {}
@@ -259,7 +292,8 @@ def test_inputs(subject: Subject, quick, function):
             equal(subject.numpy(computed.arrays[name]), subject.numpy(subject(values)))
     if function == "cross_entropy_value_and_grad" or not few(subject, quick):
         # Those rows are copied where some do not count; these ones need not be.
-        inputs = {"x": X, "direction": V, "labels": Q if function.startswith("binary") else Y}
+        x = not_positive(X) if function == "nll_loss" else X
+        inputs = {"x": x, "direction": V, "labels": Q if function.startswith("binary") else Y}
         arrays = {name: subject(inputs[name]) for name in ARGUMENTS[function]}
         getattr(subject.functions, function)(*arrays.values())
         for name, array in arrays.items():
