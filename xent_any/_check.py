@@ -13,6 +13,13 @@ from ._rows import INF, NAN, Array, Arrays, Kernel, Options
 
 REDUCTIONS = ("none", "mean", "sum")
 LARGEST = math.nextafter(INF, 0.0)
+SMALLEST = math.nextafter(0.0, INF)
+NUMBERS = {
+    "label_smoothing": ("a number in [0, 1]", 0.0, 1.0),
+    "z_loss": ("a finite number that is not negative", 0.0, LARGEST),
+    "softcap": ("a positive finite number", SMALLEST, LARGEST),
+}
+"""What the numbers of `Options` may be."""
 
 
 class Context(NamedTuple):
@@ -39,6 +46,7 @@ class Plan(NamedTuple):
     lead: tuple[int, ...]  # the shape of the unreduced loss
     indices: Indices | None  # None where labels are probabilities
     denominator: float | Array | None  # None for the sum of the weights
+    numbers: Arrays = ()  # what the last of a task's `shared` is, if the options are given numbers as arrays
 
 
 PLANS: dict[Any, Plan] = {}
@@ -105,9 +113,9 @@ def cross_entropy_problem(
     class_weight: Array | None = None,
     sample_weight: Array | None = None,
     ignore_index: int | None = -100,
-    label_smoothing: float = 0.0,
-    z_loss: float = 0.0,
-    softcap: float | None = None,
+    label_smoothing: float | Array = 0.0,
+    z_loss: float | Array = 0.0,
+    softcap: float | Array | None = None,
     reduction: str = "mean",
     denominator: float | Array | None = None,
 ) -> Problem:
@@ -119,7 +127,8 @@ def cross_entropy_problem(
     x = classes_last(xp, logits, axis)
     labels, class_weight, scale, divisor = weighted(plan, x, labels, class_weight, sample_weight, ignore_index)
     rows = (x, labels, scale, *[classes_last(xp, vector, axis) for vector in vectors])
-    return Problem(Task(kernel, xp, options, rows, (class_weight,), plan.lead), backend, axis, divisor, reduction)
+    shared = (class_weight, *plan.numbers)
+    return Problem(Task(kernel, xp, options, rows, shared, plan.lead), backend, axis, divisor, reduction)
 
 
 def plan_of(
@@ -147,16 +156,18 @@ def planned(
     sample_weight: Array | None,
     axis: int,
     ignore_index: int | None,
-    label_smoothing: float,
-    z_loss: float,
-    softcap: float | None,
+    label_smoothing: float | Array,
+    z_loss: float | Array,
+    softcap: float | Array | None,
     reduction: str,
     denominator: float | Array | None,
 ) -> Plan:
     """Check all that does not depend on what the arrays hold: the logits, the labels, vectors and weights."""
     denominator = checked_denominator(denominator, reduction)
     weights = {"class_weight": class_weight, "sample_weight": sample_weight}
-    context = one_library({**arrays, **weights, "denominator": None if isinstance(denominator, float) else denominator})
+    numbers = {"label_smoothing": label_smoothing, "z_loss": z_loss, "softcap": softcap}
+    weights["denominator"] = None if isinstance(denominator, float) else denominator
+    context = one_library({**arrays, **weights, **arrays_of(numbers)})
     xp = context.xp
     (name, logits), (_, labels), *vectors = arrays.items()
     require_floating(xp, name, logits)
@@ -165,7 +176,7 @@ def planned(
     for key, vector in vectors:
         require_shape(key, vector, logits.shape, f"that of {name}")
         require_dtype(key, vector, logits, name)
-    options = checked_options(context, logits.dtype, label_smoothing, z_loss, softcap, denominator)
+    options, given = checked_options(context, logits.dtype, numbers, denominator)
     options = options._replace(axis=axis - logits.ndim)
     rows = Rows(
         shape,
@@ -174,31 +185,25 @@ def planned(
         ("that of {} {} without axis {}", name, logits.shape, axis),
         (f"that of {name}, for class probabilities",),
     )
-    return labelled(context, options, rows, labels, class_weight, sample_weight, ignore_index, reduction, denominator)
+    plan = labelled(context, options, rows, labels, class_weight, sample_weight, ignore_index, reduction, denominator)
+    return plan._replace(numbers=given)
 
 
 def checked_options(
-    context: Context,
-    dtype: Any,
-    label_smoothing: float,
-    z_loss: float,
-    softcap: float | None,
-    denominator: float | Array | None,
-) -> Options:
-    """The options of a problem whose logits have that dtype."""
-    options = Options(
-        dtype := computed_dtype(context.xp, dtype),
-        context.backend,
-        number("label_smoothing", label_smoothing, "a number in [0, 1]", 0.0, 1.0),
-        number("z_loss", z_loss, "a finite number that is not negative", 0.0, LARGEST),
-        None if softcap is None else positive_number("softcap", softcap, "a positive finite number"),
-    )
-    require_held(
-        context.xp,
-        dtype,
-        {"label_smoothing": label_smoothing, "z_loss": z_loss, "softcap": softcap, "denominator": denominator},
-    )
-    return options
+    context: Context, dtype: Any, numbers: Mapping[str, Any], denominator: float | Array | None
+) -> tuple[Options, Arrays]:
+    """The options of a problem whose logits have that dtype, and `Plan.numbers`."""
+    xp, dtype = context.xp, computed_dtype(context.xp, dtype)
+    values, arrays = dict(numbers), arrays_of(numbers)
+    for name, (expected, low, high) in NUMBERS.items():
+        if name in arrays:
+            values[name] = 1.0
+            arrays[name] = checked_number(context, name, arrays[name], expected, dtype, low, high)
+        elif values[name] is not None or name != "softcap":
+            values[name] = number(name, values[name], expected, low, high)
+    require_held(xp, dtype, {**values, "denominator": denominator})
+    options = Options(dtype, context.backend, **values, given=tuple(arrays))
+    return options, (xp.stack([*arrays.values()]),) if arrays else ()
 
 
 def labelled(
@@ -244,8 +249,9 @@ def weighted(
 
     The scale is made where `like` lies. Ignored rows have a scale of 0, wrong ones one of NaN.
     """
-    context, options, axis, count, lead, indices, denominator = plan
+    context, options, axis, count, lead, indices, denominator, _ = plan
     (xp, backend), dtype = context, options.dtype
+    options = options._replace(given=())  # for what is computed of the labels and the weights alone
     if class_weight is not None:
         class_weight = checked_weight(context, "class_weight", class_weight, dtype)
     weight = None
@@ -307,9 +313,9 @@ def linear_problem(
     class_weight: Array | None = None,
     sample_weight: Array | None = None,
     ignore_index: int | None = -100,
-    label_smoothing: float = 0.0,
-    z_loss: float = 0.0,
-    softcap: float | None = None,
+    label_smoothing: float | Array = 0.0,
+    z_loss: float | Array = 0.0,
+    softcap: float | Array | None = None,
     reduction: str = "mean",
     denominator: float | Array | None = None,
     max_bytes: int | None = None,
@@ -323,10 +329,12 @@ def linear_problem(
         raise ValueError("recompute: expected True or None with reduction 'none', got False")
     if max_bytes is not None:
         max_bytes = int(number("max_bytes", max_bytes, "a positive number of bytes", 1.0, LARGEST))
+    numbers = {"label_smoothing": label_smoothing, "z_loss": z_loss, "softcap": softcap}
     context = one_library(
         {"hidden": hidden, "weight": weight, "labels": labels, "bias": bias}
         | {"class_weight": class_weight, "sample_weight": sample_weight}
         | ({} if isinstance(denominator, float) else {"denominator": denominator})
+        | arrays_of(numbers)
     )
     xp, backend = context
     require_floating(xp, "hidden", hidden)
@@ -343,7 +351,7 @@ def linear_problem(
     if bias is not None:
         require_shape("bias", bias, (count,), "one for each class")
         require_dtype("bias", bias, hidden, "hidden")
-    options = checked_options(context, hidden.dtype, label_smoothing, z_loss, softcap, denominator)
+    options, given = checked_options(context, hidden.dtype, numbers, denominator)
     rows = Rows(
         lead,
         (*lead, count),
@@ -359,7 +367,7 @@ def linear_problem(
         xp,
         options,
         tuple(xp.reshape(a, (flat, *a.shape[len(lead) :])) for a in (hidden, labels, scale)),
-        (class_weight, weight, bias),
+        (class_weight, weight, bias, *given),
         (flat,),
         max_bytes,
         reduction != "none",
@@ -432,8 +440,9 @@ def transform(kernel: Kernel, x: Array, axis: int, *, keeps_axis: bool) -> Array
 
 
 def one_library(arrays: Mapping[str, Array | None]) -> Context:
-    """The one library and its backend that all arrays belong to, on one device."""
+    """The one library and its backend: all arrays are its own, on one device, or are taken for its own."""
     found: list[Context] = []
+    is_foreign = False
     for name, array in arrays.items():
         if array is None and name in OPTIONAL:
             continue
@@ -446,12 +455,14 @@ def one_library(arrays: Mapping[str, Array | None]) -> Context:
         if not found:
             found.append(Context(xp, own))
             first, device = name, own.device(array)
-        elif xp is not found[0].xp:
+        elif (is_foreign := xp is not found[0].xp) and not found[0].backend.takes(array):
             ours, other = (str(n.__name__).removeprefix("array_api_compat.") for n in (found[0].xp, xp))
             raise TypeError(f"{name}: expected an array of the library of {first}, {ours}, got one of {other}")
         reason = own.rejects(array)
         if reason is not None:
             raise TypeError(f"{name}: {reason}")
+        if is_foreign:  # it has no device of this library's
+            continue
         other = own.device(array)
         if device is not None and other is not None and device != other:
             raise ValueError(f"{name}: expected an array on the device of {first}, {device}, got one on {other}")
@@ -487,8 +498,31 @@ def number(name: str, value: Any, expected: str, low: float, high: float) -> flo
     return result
 
 
+def arrays_of(numbers: Mapping[str, Any]) -> dict[str, Array]:
+    """Those that are arrays. What is neither an array nor a number is an error where it is looked at as a number."""
+    return {name: a for name, a in numbers.items() if hasattr(a, "shape") and not isinstance(a, Real)}
+
+
+def checked_number(
+    context: Context, name: str, value: Array, expected: str, dtype: Any, low: float, high: float
+) -> Array:
+    """`number` of a 0-d array, in `dtype`; NaN instead of an error where it cannot be read."""
+    xp = context.xp
+    if value.shape != ():
+        raise ValueError(f"{name}: expected {expected} or an array of no dimensions, got shape {shape_text(value.shape)}")
+    if not xp.isdtype(value.dtype, ("integral", "real floating")):
+        raise TypeError(f"{name}: expected {expected}, got an array of {dtype_text(value.dtype)}")
+    values, largest = _rows.cast(xp, value, dtype), float(xp.finfo(dtype).max)
+    is_right = (values >= max(low, 4 / largest)) & (values <= min(high, largest))
+    if low == 0:
+        is_right = is_right | (value == 0)
+    if first_true(context, ~is_right) is not None:
+        raise ValueError(f"{name}: expected {expected}, as {dtype_text(dtype)} holds it, but {at(xp, name, value, ())}")
+    return xp.where(is_right, values, NAN)
+
+
 def positive_number(name: str, value: Any, expected: str) -> float:
-    return number(name, value, expected, math.nextafter(0.0, 1.0), LARGEST)
+    return number(name, value, expected, SMALLEST, LARGEST)
 
 
 def require_held(xp: Any, dtype: Any, values: Mapping[str, Any]) -> None:

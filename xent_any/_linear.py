@@ -46,7 +46,7 @@ class LinearTask(Task):
     rows : tuple of array
         The layer's inputs (N, D), the labels (N,) or (N, C), and each row's scale (N,).
     shared : tuple of array or None
-        The weights of the classes (C,); the layer's weight (C, D) and bias (C,).
+        The weights of the classes (C,); the layer's weight (C, D) and bias (C,); the numbers ``options.given``, if any.
     lead : tuple of int
         (N,).
     max_bytes : int or None
@@ -113,7 +113,7 @@ class LinearTask(Task):
         `rounded`; None for others, and for a bias that there is not.
         """
         xp, backend, dtype = self.xp, self.options.backend, self.options.dtype
-        own = self.shared[1:]
+        own = self.shared[1:3]
         dtypes = [a.dtype if rounded and a is not None else dtype for a in (self.rows[0], *own)]
         layer = self._layer()
         wanted = (weight, bias and own[1] is not None)
@@ -145,7 +145,7 @@ class LinearTask(Task):
 
     def _layer(self) -> list[Part]:
         """The layer by blocks of classes: which, and their weight and bias as what computes the logits takes them."""
-        _, weight, bias = self.shared
+        _, weight, bias, *_ = self.shared
         xp, dtype = self.xp, self.options.dtype
         weight = self.options.backend.widened(xp, weight, dtype)
         bias = None if bias is None else self.options.backend.load(xp, bias, dtype)
@@ -163,31 +163,34 @@ class LinearTask(Task):
             loss, *gradients = self._run(kernel, self.options, hidden, (labels, a), layer[0])
             return loss, gradients
         xp, backend = self.xp, self.options.backend
-        options = self.options._replace(classes=self.shared[1].shape[0])
+        given = self.options._replace(classes=self.shared[1].shape[0])
         here = [self._labels_here(labels, classes, a) for classes, _, _ in layer]
 
         def total(part: Part, labels: Array) -> Array:
-            return _rows.target_here(xp, options, part[1].shape[0], labels, a, self._class_weight(part)[0]).total
+            options, (w,) = _rows.with_numbers(given, self._shared(part))
+            return _rows.target_here(xp, options, part[1].shape[0], labels, a, w).total
 
         totals = xp.stack([total(part, y) for part, y in zip(layer, here, strict=True)], axis=-1)
-        if options.z_loss == 0:
-            a = xp.where(backend.sum(xp, totals) == 0, 0.0, a)
-        found = [self._run(_rows.part, options, hidden, (y, a), part) for part, y in zip(layer, here, strict=True)]
+        options, _ = _rows.with_numbers(given, self.shared)
+        goal = _rows.Target(None, 0.0, None, backend.sum(xp, totals))
+        a = xp.where(_rows.uncounted(options, goal, a), 0.0, a)
+        found = [self._run(_rows.part, given, hidden, (y, a), part) for part, y in zip(layer, here, strict=True)]
         loss, *state, block = _rows.merged(xp, options, a, totals, found)
         return loss, (
-            self._run(_rows.part_grad, options, hidden, (y, a, *state, block == i), part)[0]
+            self._run(_rows.part_grad, given, hidden, (y, a, *state, block == i), part)[0]
             for i, (part, y) in enumerate(zip(layer, here, strict=True))
         )
 
     def _run(self, kernel: Kernel, options: Options, hidden: Array, rows: Arrays, part: Part) -> Arrays:
         """Run a kernel on the logits of rows for a block of classes."""
         x = options.backend.affine(self.xp, hidden, *part[1:], options.dtype)
-        task = Task(kernel, self.xp, options, (x, *rows), self._class_weight(part), rows[1].shape)
+        task = Task(kernel, self.xp, options, (x, *rows), self._shared(part), rows[1].shape)
         return options.backend.run(task)
 
-    def _class_weight(self, part: Part) -> Arrays:
-        w = self.shared[0]
-        return (None if w is None else w[part[0]],)
+    def _shared(self, part: Part) -> Arrays:
+        """What rows of logits for a block of classes share."""
+        w, _, _, *numbers = self.shared
+        return None if w is None else w[part[0]], *numbers
 
     def _labels_here(self, labels: Array, classes: slice, a: Array) -> Array:
         """The labels of a block of classes, whose number stands for another class."""
@@ -206,8 +209,9 @@ class LinearTask(Task):
         usable = xp.all(xp.isfinite(values), axis=-1)
         if self.options.backend.holds(xp, usable):
             return values
-        goal = _rows.target(xp, self.options, self.shared[1].shape[0], labels, a, self.shared[0])
-        return self.options.backend.zeroed(xp, values, xp.logical_and(~usable, _rows.uncounted(self.options, goal, a)))
+        options, (w, weight, _) = _rows.with_numbers(self.options, self.shared)
+        goal = _rows.target(xp, options, weight.shape[0], labels, a, w)
+        return options.backend.zeroed(xp, values, xp.logical_and(~usable, _rows.uncounted(options, goal, a)))
 
 
 def _even(count: int, most: int) -> int:

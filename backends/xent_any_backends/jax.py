@@ -14,10 +14,21 @@ from jax import lax
 from jax.custom_derivatives import SymbolicZero
 
 from xent_any import Backend, Task
-from xent_any._rows import LIFT, are_near, loss, loss_and_grad
+from xent_any._rows import LIFT, are_near, loss, loss_and_grad, with_numbers
 
 SOLVES = jax.__version_info__ >= (0, 7)
 """Whether `lax.custom_linear_solve` can be transposed also where nothing depends on its solution."""
+
+
+def _promoting(function: Any) -> Any:
+    """The same function, in which JAX promotes ranks and dtypes even where its user has told it not to."""
+
+    @functools.wraps(function)
+    def promoting(*args: Any, **options: Any) -> Any:
+        with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
+            return function(*args, **options)
+
+    return promoting
 
 
 class JAX(Backend):
@@ -68,9 +79,12 @@ class JAX(Backend):
         return xp.arange(stop)
 
     def is_readable(self, array: Any) -> bool:
-        if not isinstance(array, jax.Array) or isinstance(array, jax.core.Tracer):  # NumPy's, in a transform
+        if isinstance(array, jax.core.Tracer):
             return False
-        return all(d.platform == "cpu" for d in array.devices())
+        return self.takes(array) or all(d.platform == "cpu" for d in array.devices())
+
+    def takes(self, array: Any) -> bool:
+        return isinstance(array, np.ndarray | np.generic)
 
     def top(self, xp: Any, x: Any) -> tuple[None, Any]:
         m = self._max(x)
@@ -173,10 +187,10 @@ class JAX(Backend):
             if task.is_symmetric and SOLVES:
                 return (_symmetric(task),)
             if not task.has_derivative:
-                return task.at_once()
+                return _at_once(task)
             return tuple(_with_derivative(task.emptied(), task.arrays))
         if any(isinstance(a, jax.Array) and len(a.devices()) > 1 for a in arrays):
-            return task.at_once()  # shards stay where they are
+            return _at_once(task)  # shards stay where they are
         count = math.prod(task.lead)
         if task.rows[0].dtype != task.options.dtype:  # half precision is never held whole in float32
             count = max(1, min(count, self.block_bytes // task.row_bytes()))
@@ -284,6 +298,10 @@ def _total(x: Any, axis: int) -> Any:
     return lax.reduce(x, np.asarray(-0.0, x.dtype), lambda a, b: a + b, (axis % x.ndim,))
 
 
+_at_once = _promoting(Task.at_once)
+
+
+@_promoting
 def _symmetric(task: Task) -> Any:
     """The product ``H v`` whose transpose is the kernel itself, as the solution of a symmetric system of equations::
 
@@ -308,12 +326,14 @@ def _symmetric(task: Task) -> Any:
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
 @functools.partial(jax.jit, static_argnums=0)
+@_promoting
 def _with_derivative(empty: Task, arrays: Any) -> Any:
     """A task's results, with the analytic derivative in the first array and JAX's own in the others."""
     return replace(empty, options=_choosing(empty.options)).filled(arrays).at_once()
 
 
 @functools.partial(_with_derivative.defjvp, symbolic_zeros=True)
+@_promoting
 def _derivative(empty: Task, primals: Any, tangents: Any) -> Any:
     (arrays,), (along,) = primals, tangents
     terms = []
@@ -332,17 +352,20 @@ def _derivative(empty: Task, primals: Any, tangents: Any) -> Any:
 @functools.partial(jax.jit, static_argnums=0)
 # Or the gradient, perhaps in twice the bits, would be kept. Compiled with the loss, both are computed at once.
 @functools.partial(jax.checkpoint, static_argnums=0, prevent_cse=False)
+@_promoting
 def _along_first(empty: Task, arrays: Any, tangent: Any) -> Any:
     return empty.filled(arrays).jvp(tangent)
 
 
 @functools.partial(jax.jit, static_argnums=0)
+@_promoting
 def _linear(empty: Any, arrays: Any) -> Any:
     """What a linear task asks for; JAX differentiates it block by block, and keeps its arrays alone."""
     return jax.checkpoint(lambda *arrays: empty.filled(arrays).at_once()[0])(*arrays)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 2, 3))
+@_promoting
 def _linear_and_gradients(empty: Any, arrays: Any, wanted: Any, rounded: bool) -> Any:
     return empty.filled(arrays).losses_and_gradients(*wanted, rounded=rounded)
 
@@ -352,6 +375,7 @@ _linear_with_gradient = jax.custom_jvp(_linear, nondiff_argnums=(0,))
 
 
 @functools.partial(_linear_with_gradient.defjvp, symbolic_zeros=True)
+@_promoting
 def _linear_derivative(empty: Any, primals: Any, tangents: Any) -> Any:
     (arrays,), (along,) = primals, tangents
     given = [i for i, t in enumerate(along) if not (t is None or isinstance(t, SymbolicZero))]
@@ -372,8 +396,10 @@ def _linear_derivative(empty: Any, primals: Any, tangents: Any) -> Any:
 
 
 @functools.partial(jax.jit, static_argnames=("kernel", "options", "lead", "dtypes", "count"))
+@_promoting
 def _compiled(kernel: Any, options: Any, rows: Any, shared: Any, lead: Any, dtypes: Any, count: int) -> Any:
     """Run the kernel on `count` rows at a time; the last block starts early enough to be whole."""
+    options, shared = with_numbers(options, shared)
     total = math.prod(lead)
     if count >= total:
         return kernel(jnp, options, rows, shared)
