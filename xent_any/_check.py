@@ -595,7 +595,9 @@ def class_indices(
     y, value = _rows.cast(xp, labels, indices.dtype), indices.ignored
     if backend.all_below(xp, y, count) and (value is None or not 0 <= value < count or backend.holds(xp, y != value)):
         return y, None, None
-    wrong = (y < 0) | (y >= count) if count <= xp.iinfo(y.dtype).max else y < 0
+    wrong = y < 0
+    if not isinstance(count, int) or count <= xp.iinfo(y.dtype).max:
+        wrong = wrong | (y >= count)
     ignored = None
     if value is not None:
         ignored = y == value
@@ -628,7 +630,7 @@ def scaled(
     divisor = None
     if weight is None and total is None and wrong is None:
         size = math.prod(shape)
-        if denominator is None and size > 0:
+        if denominator is None and isinstance(size, int) and size > 0:  # or it is not known yet
             denominator = float(size)
         if isinstance(denominator, float):
             return backend.share(xp, like, dtype, shape, denominator), None

@@ -82,13 +82,18 @@ class LinearTask(Task):
         """So many rows, of so many classes, are computed at a time: as few blocks as may be, of equal size.
 
         Of all classes, unless so few rows would fit that adding up their parts of ``dW`` takes longer than products.
+        As many as fit, where a compiler does not know how many rows there are; all, where it does not know the classes.
         """
         backend, count = self.options.backend, max(self.lead[0], 1)
         classes, inputs = self.shared[1].shape
         bits = int(self.xp.finfo(self.options.dtype).bits)
         numbers = 8 * backend.linear_memory(self.max_bytes) // bits
         each, other = backend.linear_arrays(classes * bits // 8), LIKE_HIDDEN * inputs
+        if not isinstance(classes * inputs, int):  # sizes that are known when the program is run
+            return self.lead[0], classes
         rows = numbers // (each * classes + other)
+        if not isinstance(count, int):
+            return max(1, rows), classes
         if rows >= min(count, FEW) or not backend.may_cut_classes(*self.arrays):
             return _even(count, max(1, rows)), classes
         few = math.isqrt(8 * classes)  # so many at a time, what `merged` takes of all of their blocks fits as well

@@ -57,6 +57,7 @@ class Primitives(Protocol):
     def store(self, xp: Any, a: Array, dtype: Any) -> Array: ...
     def top(self, xp: Any, x: Array) -> tuple[Array | None, Array]: ...
     def winner(self, xp: Any, x: Array, m: Array) -> Array: ...
+    def share(self, xp: Any, like: Array, dtype: Any, shape: tuple[int, ...], parts: float) -> Array: ...
     def with_nan(self, xp: Any, x: Array, m: Array, rows: Array | None) -> Array: ...
     def as_zeros(self, broken: Array, masked: Array | None) -> Array | None: ...
     def pick(self, xp: Any, a: Array, k: Array) -> Array: ...
@@ -338,8 +339,8 @@ def label_total(xp: Any, options: Options, rows: Arrays, shared: Arrays) -> Arra
 
 def target(xp: Any, options: Options, count: int, labels: Array, a: Array, w: Array | None) -> Target:
     """What rows of `count` classes should be; `a` is one number for each row."""
-    backend = options.backend
-    even, rest = options.label_smoothing / (options.classes or count), 1 - options.label_smoothing
+    backend, smoothing = options.backend, options.label_smoothing
+    even, rest = smoothing if is_zero(smoothing) else _part(xp, options, a, count), 1 - smoothing
     if labels.ndim > a.ndim:
         q = backend.load(xp, labels, options.dtype)
         if not is_zero(even):
@@ -354,6 +355,14 @@ def target(xp: Any, options: Options, count: int, labels: Array, a: Array, w: Ar
         return Target(labels, peak, even if isinstance(even, float) else xp.broadcast_to(even, (count,)), 1.0)
     spread = even * w
     return Target(labels, peak, spread, peak + backend.sum(xp, spread))
+
+
+def _part(xp: Any, options: Options, a: Array, count: int) -> Array | float:
+    """Each class's share of the label smoothing; `count` may be unknown until the program is run."""
+    count = options.classes or count
+    if isinstance(count, int):
+        return options.label_smoothing / count
+    return options.label_smoothing * options.backend.share(xp, a, options.dtype, (), count)
 
 
 def uncounted(options: Options, goal: Target, a: Array) -> Array:

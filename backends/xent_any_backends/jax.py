@@ -88,7 +88,7 @@ class JAX(Backend):
 
     def top(self, xp: Any, x: Any) -> tuple[None, Any]:
         m = self._max(x)
-        if x.shape[-1] <= PIECES:
+        if not _is_above(x.shape[-1], PIECES):
             return None, m
         return None, self.with_nan(xp, x, m, m == -np.inf)
 
@@ -130,7 +130,7 @@ class JAX(Backend):
 
     def _max(self, x: Any) -> Any:
         """The maximum of the classes, but if there is NaN: then it may be less."""
-        if x.shape[-1] > PIECES:
+        if _is_above(x.shape[-1], PIECES):
             return jnp.max(self._given(x), axis=self.axis)
         return _tree(jnp.maximum, [x[..., i] for i in range(x.shape[-1])])
 
@@ -139,7 +139,7 @@ class JAX(Backend):
 
     def zeroed(self, xp: Any, a: Any, rows: Any) -> Any:
         count = a.shape[-1]
-        if count > PIECES or self.axis != -1:
+        if self.axis != -1 or _is_above(count, PIECES):
             return self._last(jnp.where(jnp.expand_dims(rows, self.axis), 0, self._given(a)))
         # Comparing classes is a vector operation even if they are few, repeating a condition is not: 0.5 and 3.1 ms of
         # 65536 x 10. At 50 classes it is the better one.
@@ -175,7 +175,7 @@ class JAX(Backend):
         return jnp.sum(a, axis=-1)
 
     def may_choose(self, x: Any, spread: Any, *others: Any) -> bool:
-        return self.chooses and spread is not None and x.size > SMALL
+        return self.chooses and spread is not None and _is_above(x.size, SMALL)
 
     def where(self, xp: Any, condition: Any, a: Any, otherwise: Any) -> Any:
         return lax.cond(jnp.all(condition), lambda: a, lambda: jnp.where(condition, a, otherwise()))
@@ -205,15 +205,22 @@ class JAX(Backend):
 
     def scan(self, task: Any, step: Any, totals: Any) -> tuple[Any, ...]:
         (count,), size = task.lead, task.block[0]
-        if count <= size:
+        is_known = isinstance(count, int)
+        if size == count or (is_known and count <= size):
             return tuple(step(totals, task.rows))
         step = jax.checkpoint(step, prevent_cse=False)  # nothing of a block is kept
-        end = count - count % size
-        blocks = tuple(a[:end].reshape(-1, size, *a.shape[1:]) for a in task.rows)
-        totals, results = lax.scan(step, totals, blocks)
+        rows, blocks = task.rows, count // size
+        if not is_known:  # the last block is filled up with rows that do not count
+            blocks = -(-count // size)
+            rows = tuple(jnp.pad(a, [(0, blocks * size - count), *[(0, 0)] * (a.ndim - 1)]) for a in rows)
+        end = blocks * size
+        cut = tuple(a[:end].reshape(blocks, size, *a.shape[1:]) for a in rows)
+        totals, results = lax.scan(step, totals, cut)
         results = tuple(r.reshape(end, *r.shape[2:]) for r in results)
-        if end < count:
-            totals, rest = step(totals, tuple(a[end:] for a in task.rows))
+        if not is_known:
+            results = tuple(r[:count] for r in results)
+        elif end < count:
+            totals, rest = step(totals, tuple(a[end:] for a in rows))
             results = tuple(jnp.concat(parts) for parts in zip(results, rest, strict=True))
         return totals, results
 
@@ -251,7 +258,12 @@ def _choosing(options: Any) -> Any:
 
 def _only_if(condition: Any, rarely: Any, usual: Any, size: int) -> Any:
     """What `rarely` returns, without computing it for `usual`, the same, where the condition does not hold."""
-    return lax.cond(condition, rarely, lambda: usual) if size > SMALL else rarely()
+    return lax.cond(condition, rarely, lambda: usual) if _is_above(size, SMALL) else rarely()
+
+
+def _is_above(size: Any, limit: int) -> bool:
+    """Whether a size is above the limit, for which one that a program is exported without is taken."""
+    return not isinstance(size, int) or size > limit
 
 
 def _tree(function: Any, terms: list[Any]) -> Any:
@@ -263,6 +275,8 @@ def _tree(function: Any, terms: list[Any]) -> Any:
 def _pieces(x: Any, rest: float, axis: int = -1) -> list[Any]:
     """Pieces of an axis, all as wide as the first; the last is filled up with `rest`."""
     count = x.shape[axis]
+    if not isinstance(count, int):
+        return [x]
     width = 1 if count <= PIECES else -(-count // (8 * PIECES)) * 8
     pieces = [lax.slice_in_dim(x, i, min(i + width, count), axis=axis) for i in range(0, count, width)]
     if count % width:
