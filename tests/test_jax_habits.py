@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from contextlib import ExitStack
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ jax = pytest.importorskip("jax")
 require("jax")
 
 import jax.numpy as jnp  # noqa: E402
+from jax import export  # noqa: E402
 
 N, C, D = 3, 4, 2
 RNG = np.random.default_rng(20261130)
@@ -242,3 +244,99 @@ def test_strict_configurations(f, labels):
         compiled(arrays)
         if labels is None:  # of the losses, operation by operation, JAX would itself transfer numbers
             f(**arrays)
+
+
+def symbolic(arrays, sizes):
+    """The shapes of arrays, in which the numbers of rows and of classes are other ones."""
+    names = dict(zip((N, C), sizes, strict=True))
+    shapes = {name: tuple(names.get(size, size) for size in a.shape) for name, a in arrays.items()}
+    return {name: jax.ShapeDtypeStruct(shapes[name], a.dtype) for name, a in arrays.items()}
+
+
+@pytest.mark.parametrize(("f", "labels"), ALL_CASES)
+def test_export_with_sizes_that_are_not_known(f, labels):
+    arrays = {name: jnp.asarray(a) for name, a in given(f, labels).items()}
+    for numbers in (NUMBERS, {}):  # without them, the mean's divisor is the number of rows
+        some = {name: a for name, a in arrays.items() if name in numbers or name not in NUMBERS}
+        if not numbers:
+            some = {name: a for name, a in some.items() if not name.endswith("_weight")}
+        first = next(iter(some))
+
+        def both(arrays, first=first):
+            def value(x):
+                results = f(**{**arrays, first: x})
+                return scalar(results), results
+
+            return jax.value_and_grad(value, has_aux=True)(arrays[first])
+
+        exported = export.export(jax.jit(both))(symbolic(some, export.symbolic_shape("n, c")))
+        close(exported.call(some), jax.jit(both)(some))
+    export.export(jax.jit(both))(symbolic(some, (*export.symbolic_shape("n"), C)))
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+def test_export_of_blocks_of_rows(recompute):
+    """As many rows at a time as fit, the last of which may be filled up."""
+    two_rows = 2 * 4 * (8 * C + 4 * D)
+    options = {"max_bytes": two_rows, "recompute": recompute}
+
+    def f(h, w, y):
+        return jax.value_and_grad(xent_any.linear_cross_entropy, (0, 1))(h, w, y, **options)
+
+    w = jnp.asarray(RNG.normal(size=(C, D)), DTYPE)
+    (n,) = export.symbolic_shape("n")
+    shapes = [jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in (((n, D), DTYPE), (w.shape, DTYPE), ((n,), int))]
+    exported = export.export(jax.jit(f))(*shapes)
+    assert "while" in exported.mlir_module()
+    for count in (1, 5):
+        h, y = jnp.asarray(RNG.normal(size=(count, D)), DTYPE), jnp.arange(count) % C
+        close(exported.call(h, w, y), f(h, w, y))
+
+
+def sharded():
+    """Each function and its derivative on two devices, inside of `jax.shard_map`: any of the arrays may be replicated."""
+    import xent_any_backends.jax as adapter  # noqa: PLC0415
+
+    adapter.SMALL = 0  # branches, as for many logits
+    mesh = jax.make_mesh((2,), ("d",), axis_types=(jax.sharding.AxisType.Auto,))
+    along, whole = jax.sharding.PartitionSpec("d"), jax.sharding.PartitionSpec()
+    rows = {"logits", "log_probs", "x", "hidden", "labels", "sample_weight", "tangent", "vector"}
+    for case in ALL_CASES:
+        f, labels = case.values
+        is_run = f in {xent_any.cross_entropy, xent_any.linear_cross_entropy}
+        if labels == "probability" and not is_run:
+            continue
+        arrays = {name: jnp.asarray(a) for name, a in given(f, labels).items() if name != "denominator"}
+        options = {"reduction": "sum"} if labels else {}
+        first = next(iter(arrays))
+
+        def slope(arrays, f=f, first=first, options=options):
+            return jax.grad(lambda x: scalar(f(**{**arrays, first: x}, **options)))(arrays[first])
+
+        of_rows = arrays.keys() & rows
+        for cut in (of_rows, of_rows - {first}, {first}, arrays.keys() & {"class_weight"}):
+            other = {name: a[::-1] if name in cut else a for name, a in arrays.items()}
+            both = {name: jnp.concat([a, other[name]]) if name in cut else a for name, a in arrays.items()}
+            specs = {name: along if name in cut else whole for name in arrays}
+            mapped = jax.shard_map(slope, mesh=mesh, in_specs=(specs,), out_specs=specs[first])
+            if not is_run:
+                jax.eval_shape(mapped, both)
+                continue
+            parts = slope(arrays), slope(other)
+            close(jax.jit(mapped)(both), jnp.concat(parts) if first in cut else sum(parts if cut else parts[:1]))
+    print("as on one device")  # noqa: T201
+
+
+def test_shard_map():
+    if not hasattr(jax, "shard_map"):
+        pytest.skip("this JAX has an experimental one, which knows nothing of replicated arrays")
+    environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=2", "JAX_PLATFORMS": "cpu"}
+    done = subprocess.run(
+        [sys.executable, "-c", "import test_jax_habits; test_jax_habits.sharded()"],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=environment,
+        cwd=Path(__file__).parent,
+    )
+    assert done.stdout.strip() == "as on one device", done.stderr[-3000:]

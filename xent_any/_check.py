@@ -509,7 +509,9 @@ def checked_number(
     """`number` of a 0-d array, in `dtype`; NaN instead of an error where it cannot be read."""
     xp = context.xp
     if value.shape != ():
-        raise ValueError(f"{name}: expected {expected} or an array of no dimensions, got shape {shape_text(value.shape)}")
+        raise ValueError(
+            f"{name}: expected {expected} or an array of no dimensions, got shape {shape_text(value.shape)}"
+        )
     if not xp.isdtype(value.dtype, ("integral", "real floating")):
         raise TypeError(f"{name}: expected {expected}, got an array of {dtype_text(value.dtype)}")
     values, largest = _rows.cast(xp, value, dtype), float(xp.finfo(dtype).max)

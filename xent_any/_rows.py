@@ -537,7 +537,9 @@ def target_here(xp: Any, options: Options, count: int, labels: Array, a: Array, 
     even = goal.spread
     if even is None:
         return goal._replace(peak=peak, total=peak)
-    return goal._replace(peak=peak, total=peak + (count * even if isinstance(even, float) else options.backend.sum(xp, even)))
+    return goal._replace(
+        peak=peak, total=peak + (count * even if isinstance(even, float) else options.backend.sum(xp, even))
+    )
 
 
 def part(xp: Any, options: Options, rows: Arrays, shared: Arrays) -> Arrays:

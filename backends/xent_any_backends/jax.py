@@ -183,7 +183,7 @@ class JAX(Backend):
     def run(self, task: Task) -> tuple[Any, ...]:
         arrays = [a for a in task.arrays if a is not None]
         if any(isinstance(a, jax.core.Tracer) for a in arrays):  # who compiles, maps or differentiates
-            task = _placed(task)
+            task = _placed(task.filled(_varying(task.arrays)))
             if task.is_symmetric and SOLVES:
                 return (_symmetric(task),)
             if not task.has_derivative:
@@ -198,10 +198,10 @@ class JAX(Backend):
         return tuple(_compiled(task.kernel, options, task.rows, task.shared, task.lead, task.dtypes(), count))
 
     def linear(self, task: Any) -> Any:
-        return (_linear if task.recompute else _linear_with_gradient)(task.emptied(), task.arrays)
+        return (_linear if task.recompute else _linear_with_gradient)(task.emptied(), _varying(task.arrays))
 
     def linear_and_gradients(self, task: Any) -> tuple[Any, ...]:
-        return tuple(_linear_and_gradients(task.emptied(), task.arrays, (True,) * len(task.LAYER), True))
+        return tuple(_linear_and_gradients(task.emptied(), _varying(task.arrays), (True,) * len(task.LAYER), True))
 
     def scan(self, task: Any, step: Any, totals: Any) -> tuple[Any, ...]:
         (count,), size = task.lead, task.block[0]
@@ -235,6 +235,30 @@ sums of 4096 x 1000 took 1.29 ms in 32 pieces, 1.35 in 16, 1.57 in 8; of 1024 x 
 
 SMALL = 1 << 14
 """So few elements take less time than a conditional branch: 20 us for the loss of 32 x 10."""
+
+
+def _varying(arrays: Any) -> Any:
+    """The arrays of a device of a mesh, varying along each of its axes that one of them does: `lax.cond` wants that."""
+    kinds = [None if a is None else _manual_axes(a) for a in arrays]
+    axes = frozenset().union(*filter(None, kinds))
+    if all(kind is None or kind == axes for kind in kinds):
+        return arrays
+    return tuple(
+        a if kind is None or kind == axes else _varied(a, axes - kind) for a, kind in zip(arrays, kinds, strict=True)
+    )
+
+
+def _manual_axes(array: Any) -> frozenset[str]:
+    """The axes of a mesh that `array` varies along inside of `jax.shard_map`."""
+    kind = jax.typeof(array) if hasattr(jax, "typeof") else None
+    kind = getattr(kind, "manual_axis_type", kind)  # where JAX 0.10 has what earlier ones have beside the shape
+    found: frozenset[str] = getattr(kind, "varying", getattr(kind, "vma", frozenset()))
+    return found
+
+
+def _varied(array: Any, axes: frozenset[str]) -> Any:
+    """A replicated array as one that varies along `axes`, whose transpose is the sum over them."""
+    return lax.pcast(array, tuple(axes), to="varying") if hasattr(lax, "pcast") else lax.pvary(array, tuple(axes))
 
 
 def _placed(task: Task) -> Task:
@@ -309,6 +333,8 @@ def _total(x: Any, axis: int) -> Any:
     It begins with -0.0, which nothing else does. XLA's library for sums would have to be handed a 0 that is also used
     elsewhere, and takes twice as long then if it adds up two arrays.
     """
+    if not isinstance(x.size, int):  # what follows cannot be differentiated
+        return jnp.sum(x, axis=axis)
     return lax.reduce(x, np.asarray(-0.0, x.dtype), lambda a, b: a + b, (axis % x.ndim,))
 
 
