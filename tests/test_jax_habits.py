@@ -294,7 +294,7 @@ def test_export_of_blocks_of_rows(recompute):
 
 
 def sharded():
-    """Each function and its derivative on two devices, inside of `jax.shard_map`: any of the arrays may be replicated."""
+    """Each function and its derivative on two devices, inside of `jax.shard_map`: any array may be replicated."""
     import xent_any_backends.jax as adapter  # noqa: PLC0415
 
     adapter.SMALL = 0  # branches, as for many logits

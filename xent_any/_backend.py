@@ -444,6 +444,10 @@ class Backend:
         """
         return None
 
+    def is_positive(self, size: int) -> bool:
+        """Whether a size is positive, and known to be so before the program is run."""
+        return isinstance(size, int) and size > 0
+
     def takes(self, array: Array) -> bool:
         """Whether the framework's own functions take `array`, which is another library's."""
         return False

@@ -632,7 +632,7 @@ def scaled(
     divisor = None
     if weight is None and total is None and wrong is None:
         size = math.prod(shape)
-        if denominator is None and isinstance(size, int) and size > 0:  # or it is not known yet
+        if denominator is None and backend.is_positive(size):
             denominator = float(size)
         if isinstance(denominator, float):
             return backend.share(xp, like, dtype, shape, denominator), None

@@ -97,8 +97,8 @@ class Primitives(Protocol):
 class Options(NamedTuple):
     """What a kernel is compiled with, and the numbers that it computes with.
 
-    A number is a float, or inside of a kernel a 0-d array: then it is the element of the last of `shared` at its place in
-    `given`, and 1.0 elsewhere.
+    A number is a float, or inside of a kernel a 0-d array: then it is the element of the last of `shared` at its place
+    in `given`, and 1.0 elsewhere.
     """
 
     dtype: Any  # the precision computed in
