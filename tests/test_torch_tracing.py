@@ -1,4 +1,4 @@
-"""torch.jit.trace and both exporters to ONNX: the computation is recorded, for any number of rows, and never a value."""
+"""torch.jit.trace and both exporters to ONNX record the computation, for any number of rows, and never a value."""
 
 import io
 
@@ -104,8 +104,8 @@ def test_trace(name, differentiated):
     torch.jit.save(traced, file)
     file.seek(0)
     for run in (traced, torch.jit.load(file)):
-        for x, y in RUN_WITH.values():
-            x = x.clone().requires_grad_()
+        for logits, y in RUN_WITH.values():
+            x = logits.clone().requires_grad_()
             expected = reference(x, y)
             found = run(x, y)
             torch.testing.assert_close(found, expected, rtol=1e-5, atol=2e-6)

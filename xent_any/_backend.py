@@ -23,6 +23,7 @@ from ._rows import (
     cast,
     lowered,
     pairwise_sum,
+    with_numbers,
 )
 
 GROUP = "xent_any.backends"
@@ -43,7 +44,7 @@ class Task:
     rows : tuple of array or None
         Arrays of shape ``lead`` or ``(*lead, C)``.
     shared : tuple of array or None
-        Arrays of shape ``(C,)``, which every block needs whole.
+        Arrays of shape ``(C,)``, which every block needs whole; the last holds the numbers ``options.given``, if any.
     lead : tuple of int
         The axes that the rows may be cut along.
     """
@@ -57,7 +58,8 @@ class Task:
 
     def at_once(self) -> Arrays:
         """Run the kernel on all rows."""
-        return self.kernel(self.xp, self.options, self.rows, self.shared)
+        options, shared = with_numbers(self.options, self.shared)
+        return self.kernel(self.xp, options, self.rows, shared)
 
     def run(self, kernel: Kernel, rows: Arrays) -> Arrays:
         """Have the backend run another kernel, with the same options, on other rows."""
@@ -80,7 +82,8 @@ class Task:
     def partial(self, positions: Sequence[int]) -> Callable[..., Arrays]:
         """The kernel as a function of those of `arrays` at `positions`, which it takes in that order.
 
-        It is linear in each but the first of `arrays`: there the framework's own derivative of it is right.
+        It is linear in each but the first of `arrays`, and smooth in the numbers that the options are given: there the
+        framework's own derivative of it is right.
         """
 
         def function(*values: Array) -> Arrays:
@@ -441,6 +444,14 @@ class Backend:
         That is, of arrays that are traced, or of classes that `rejects` may refuse. None of `arrays` may be held in it.
         """
         return None
+
+    def is_positive(self, size: int) -> bool:
+        """Whether a size is positive, and known to be so before the program is run."""
+        return isinstance(size, int) and size > 0
+
+    def takes(self, array: Array) -> bool:
+        """Whether the framework's own functions take `array`, which is another library's."""
+        return False
 
     def rejects(self, array: Array) -> str | None:
         """Why `array` cannot be computed with although its library's others can; None where it can."""

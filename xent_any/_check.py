@@ -22,6 +22,13 @@ NOT_BROADCAST = "reshape it: nothing is broadcast"
 SIZES = "call compute_chunk_sizes() on the arrays whose sizes are not known"
 WIDER = "scale them, or cast the logits to a wider dtype"
 LARGEST = math.nextafter(INF, 0.0)
+SMALLEST = math.nextafter(0.0, INF)
+NUMBERS = {
+    "label_smoothing": ("a number in [0, 1]", 0.0, 1.0),
+    "z_loss": ("a finite number that is not negative", 0.0, LARGEST),
+    "softcap": ("a positive finite number", SMALLEST, LARGEST),
+}
+"""What the numbers of `Options` may be."""
 
 
 NOTHING = nullcontext()
@@ -52,6 +59,7 @@ class Plan(NamedTuple):
     lead: tuple[int, ...]  # the shape of the unreduced loss
     indices: Indices | None  # None where labels are probabilities
     denominator: float | Array | None  # None for the sum of the weights
+    numbers: Arrays = ()  # what the last of a task's `shared` is, if the options are given numbers as arrays
 
 
 PLANS: dict[Any, Plan] = {}
@@ -133,9 +141,9 @@ def cross_entropy_problem(
     class_weight: Array | None,
     sample_weight: Array | None,
     ignore_index: int | None,
-    label_smoothing: float,
-    z_loss: float,
-    softcap: float | None,
+    label_smoothing: float | Array,
+    z_loss: float | Array,
+    softcap: float | Array | None,
     reduction: str,
     denominator: float | Array | None,
     unrestricted: bool = False,
@@ -152,7 +160,8 @@ def cross_entropy_problem(
     x = classes_last(xp, logits, axis)
     labels, class_weight, scale, divisor = weighted(plan, x, labels, class_weight, sample_weight, ignore_index)
     rows = (x, labels, scale, *[classes_last(xp, vector, axis) for vector in vectors])
-    return Problem(Task(kernel, xp, options, rows, (class_weight,), plan.lead), backend, axis, divisor, reduction)
+    shared = (class_weight, *plan.numbers)
+    return Problem(Task(kernel, xp, options, rows, shared, plan.lead), backend, axis, divisor, reduction)
 
 
 def plan_of(
@@ -181,16 +190,18 @@ def planned(
     unrestricted: bool,
     axis: int,
     ignore_index: int | None,
-    label_smoothing: float,
-    z_loss: float,
-    softcap: float | None,
+    label_smoothing: float | Array,
+    z_loss: float | Array,
+    softcap: float | Array | None,
     reduction: str,
     denominator: float | Array | None,
 ) -> Plan:
     """Check all that does not depend on what the arrays hold: the logits, the labels, vectors and weights."""
     denominator = checked_denominator(denominator, reduction)
     weights = {"class_weight": class_weight, "sample_weight": sample_weight}
-    context = one_library({**arrays, **weights, "denominator": None if isinstance(denominator, float) else denominator})
+    numbers = {"label_smoothing": label_smoothing, "z_loss": z_loss, "softcap": softcap}
+    weights["denominator"] = None if isinstance(denominator, float) else denominator
+    context = one_library({**arrays, **weights, **arrays_of(numbers)})
     xp = context.xp
     (name, logits), (_, labels), *vectors = arrays.items()
     require_floating(xp, name, logits)
@@ -199,7 +210,7 @@ def planned(
     for key, vector in vectors:
         require_shape(key, vector, logits.shape, f"that of {name}")
         require_dtype(key, vector, logits, name)
-    options = checked_options(context, logits.dtype, label_smoothing, z_loss, softcap, denominator)
+    options, given = checked_options(context, logits.dtype, numbers, denominator)
     options = options._replace(axis=axis - logits.ndim, unrestricted=unrestricted)
     rows = Rows(
         shape,
@@ -209,33 +220,27 @@ def planned(
         (f"that of {name}, for class probabilities",),
         True,
     )
-    return labelled(context, options, rows, labels, class_weight, sample_weight, ignore_index, reduction, denominator)
+    plan = labelled(context, options, rows, labels, class_weight, sample_weight, ignore_index, reduction, denominator)
+    return plan._replace(numbers=given)
 
 
 def checked_options(
-    context: Context,
-    dtype: Any,
-    label_smoothing: float,
-    z_loss: float,
-    softcap: float | None,
-    denominator: float | Array | None,
-) -> Options:
-    """The options of a problem whose logits have that dtype."""
+    context: Context, dtype: Any, numbers: Mapping[str, Any], denominator: float | Array | None
+) -> tuple[Options, Arrays]:
+    """The options of a problem whose logits have that dtype, and `Plan.numbers`."""
     require_no_axes(denominator)
     require_real(context.xp, {"denominator": denominator})
-    options = Options(
-        dtype := computed_dtype(context.xp, dtype),
-        context.backend,
-        number("label_smoothing", label_smoothing, "a number in [0, 1]", 0.0, 1.0),
-        number("z_loss", z_loss, "a finite number that is not negative", 0.0, LARGEST),
-        None if softcap is None else positive_number("softcap", softcap, "a positive finite number"),
-    )
-    require_held(
-        context.xp,
-        dtype,
-        {"label_smoothing": label_smoothing, "z_loss": z_loss, "softcap": softcap, "denominator": denominator},
-    )
-    return options
+    xp, dtype = context.xp, computed_dtype(context.xp, dtype)
+    values, arrays = dict(numbers), arrays_of(numbers)
+    for name, (expected, low, high) in NUMBERS.items():
+        if name in arrays:
+            values[name] = 1.0
+            arrays[name] = checked_number(context, name, arrays[name], expected, dtype, low, high)
+        elif values[name] is not None or name != "softcap":
+            values[name] = number(name, values[name], expected, low, high)
+    require_held(xp, dtype, {**values, "denominator": denominator})
+    options = Options(dtype, context.backend, **values, given=tuple(arrays))
+    return options, (xp.stack([*arrays.values()]),) if arrays else ()
 
 
 def labelled(
@@ -285,8 +290,9 @@ def weighted(
 
     The scale is made where `like` lies. Ignored rows have a scale of 0, wrong ones one of NaN.
     """
-    context, options, axis, count, lead, indices, denominator = plan
+    context, options, axis, count, lead, indices, denominator, _ = plan
     (xp, backend), dtype = context, options.dtype
+    options = options._replace(given=())  # for what is computed of the labels and the weights alone
     is_plain = class_weight is None and sample_weight is None and indices is not None
     is_plain = is_plain and (denominator is None or isinstance(denominator, float))
     with NOTHING if is_plain else backend.quiet():
@@ -363,9 +369,9 @@ def linear_problem(
     class_weight: Array | None,
     sample_weight: Array | None,
     ignore_index: int | None,
-    label_smoothing: float,
-    z_loss: float,
-    softcap: float | None,
+    label_smoothing: float | Array,
+    z_loss: float | Array,
+    softcap: float | Array | None,
     reduction: str,
     denominator: float | Array | None,
     max_bytes: int | None,
@@ -380,10 +386,12 @@ def linear_problem(
         raise invalid(ValueError, "recompute", "True or None with reduction 'none'", "got False", "leave it out")
     if max_bytes is not None:
         max_bytes = int(number("max_bytes", max_bytes, "a positive number of bytes", 1.0, LARGEST))
+    numbers = {"label_smoothing": label_smoothing, "z_loss": z_loss, "softcap": softcap}
     context = one_library(
         {"hidden": hidden, "weight": weight, "labels": labels, "bias": bias}
         | {"class_weight": class_weight, "sample_weight": sample_weight}
         | ({} if isinstance(denominator, float) else {"denominator": denominator})
+        | arrays_of(numbers)
     )
     xp, backend = context
     require_floating(xp, "hidden", hidden)
@@ -399,7 +407,7 @@ def linear_problem(
     if bias is not None:
         require_shape("bias", bias, (count,), "one for each class")
         require_dtype("bias", bias, hidden, "hidden")
-    options = checked_options(context, hidden.dtype, label_smoothing, z_loss, softcap, denominator)
+    options, given = checked_options(context, hidden.dtype, numbers, denominator)
     options = options._replace(unrestricted=unrestricted)
     rows = Rows(
         lead,
@@ -417,7 +425,7 @@ def linear_problem(
         xp,
         options,
         tuple(xp.reshape(a, (flat, *a.shape[len(lead) :])) for a in (hidden, labels, scale)),
-        (class_weight, weight, bias),
+        (class_weight, weight, bias, *given),
         (flat,),
         max_bytes,
         reduction != "none",
@@ -526,8 +534,9 @@ def transform(kernel: Kernel, x: Array, axis: int, *, keeps_axis: bool) -> Array
 
 
 def one_library(arrays: Mapping[str, Array | None]) -> Context:
-    """The one library and its backend that all arrays belong to, on one device."""
+    """The one library and its backend: all arrays are its own, on one device, or are taken for its own."""
     found: list[Context] = []
+    is_foreign = False
     for name, array in arrays.items():
         if array is None and name in OPTIONAL:
             continue
@@ -541,13 +550,15 @@ def one_library(arrays: Mapping[str, Array | None]) -> Context:
             found.append(Context(xp, own))
             first, device = name, own.device(array)
             require_standard(xp, name)
-        elif xp is not found[0].xp:
+        elif (is_foreign := xp is not found[0].xp) and not found[0].backend.takes(array):
             ours, other = (str(n.__name__).removeprefix("array_api_compat.") for n in (found[0].xp, xp))
             expected, way_out = f"an array of the library of {first}, {ours}", f"convert it by {ours}'s asarray"
             raise invalid(TypeError, name, expected, f"got one of {other}", way_out)
         reason = own.rejects(array)
         if reason is not None:
             raise TypeError(f"{name}: {reason}")
+        if is_foreign:  # it has no device of this library's
+            continue
         other = own.device(array)
         if device is not None and other is not None and device != other:
             expected = f"an array on the device of {first}, {device}"
@@ -651,8 +662,34 @@ def number(name: str, value: Any, expected: str, low: float, high: float) -> flo
     return result
 
 
+def arrays_of(numbers: Mapping[str, Any]) -> dict[str, Array]:
+    """Those that are arrays. What is neither an array nor a number is an error where it is looked at as a number."""
+    return {name: a for name, a in numbers.items() if hasattr(a, "shape") and not isinstance(a, Real)}
+
+
+def checked_number(
+    context: Context, name: str, value: Array, expected: str, dtype: Any, low: float, high: float
+) -> Array:
+    """`number` of a 0-d array, in `dtype`; NaN instead of an error where it cannot be read."""
+    xp = context.xp
+    if value.shape != ():
+        raise invalid(
+            ValueError, name, f"{expected} or an array of no dimensions", f"got shape {shape_text(value.shape)}"
+        )
+    if not is_dtype(xp, value, ("integral", "real floating")):
+        raise invalid(TypeError, name, expected, f"got an array of {dtype_text(value.dtype)}", "cast it")
+    values, largest = _rows.cast(xp, value, dtype), float(xp.finfo(dtype).max)
+    is_right = (values >= max(low, 4 / largest)) & (values <= min(high, largest))
+    if low == 0:
+        is_right = is_right | (value == 0)
+    if first_true(context, ~is_right) is not None:
+        expected = f"{expected}, as {dtype_text(dtype)} holds it"
+        raise invalid(ValueError, name, expected, f"but {at(xp, name, value, ())}")
+    return xp.where(is_right, values, NAN)
+
+
 def positive_number(name: str, value: Any, expected: str) -> float:
-    return number(name, value, expected, math.nextafter(0.0, 1.0), LARGEST)
+    return number(name, value, expected, SMALLEST, LARGEST)
 
 
 def require_held(xp: Any, dtype: Any, values: Mapping[str, Any]) -> None:
@@ -746,7 +783,9 @@ def class_indices(
     y, value = _rows.cast(xp, labels, indices.dtype), indices.ignored
     if backend.all_below(xp, y, count) and (value is None or not 0 <= value < count or backend.holds(xp, y != value)):
         return y, None, None
-    wrong = (y < 0) | (y >= count) if count <= xp.iinfo(y.dtype).max else y < 0
+    wrong = y < 0
+    if not isinstance(count, int) or count <= xp.iinfo(y.dtype).max:
+        wrong = wrong | (y >= count)
     ignored = None
     if value is not None:
         ignored = y == value
@@ -795,7 +834,7 @@ def scaled(
     xp, backend = context
     if weight is None and total is None and wrong is None:
         size = math.prod(shape)
-        if denominator is None and isinstance(size, int) and size > 0:  # not one that a tracer has yet to know
+        if denominator is None and backend.is_positive(size):
             denominator = float(size)
         if isinstance(denominator, float):
             return backend.share(xp, like, dtype, shape, denominator), None

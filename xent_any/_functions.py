@@ -41,9 +41,9 @@ def cross_entropy(
     class_weight: Array | None = None,
     sample_weight: Array | None = None,
     ignore_index: int | None = -100,
-    label_smoothing: float = 0.0,
-    z_loss: float = 0.0,
-    softcap: float | None = None,
+    label_smoothing: float | Array = 0.0,
+    z_loss: float | Array = 0.0,
+    softcap: float | Array | None = None,
     reduction: Reduction = "mean",
     denominator: float | Array | None = None,
 ) -> ArrayT:
@@ -74,11 +74,11 @@ def cross_entropy(
         A weight for each row, finite and not negative. Rows of weight 0 are ignored.
     ignore_index : int or None, default -100
         Rows whose index label is this have loss 0, gradient 0 and no part in the mean, whatever their logits are.
-    label_smoothing : float in [0, 1], default 0
+    label_smoothing : float or 0-d array, in [0, 1], default 0
         The share of the target that is spread evenly over the classes.
-    z_loss : float, default 0
+    z_loss : float or 0-d array, not negative, default 0
         The weight of the squared log-sum-exp, which keeps it near 0.
-    softcap : float, optional
+    softcap : float or 0-d array, positive, optional
         Replaces each logit x by ``softcap * tanh(x / softcap)`` first; infinite ones stay.
     reduction : {"mean", "sum", "none"}, default "mean"
         The mean divides by the sum of the weights, ``sum_i s_i sum_c w_c q_ic``; over nothing it is NaN.
@@ -154,9 +154,9 @@ def cross_entropy_value_and_grad(
     class_weight: Array | None = None,
     sample_weight: Array | None = None,
     ignore_index: int | None = -100,
-    label_smoothing: float = 0.0,
-    z_loss: float = 0.0,
-    softcap: float | None = None,
+    label_smoothing: float | Array = 0.0,
+    z_loss: float | Array = 0.0,
+    softcap: float | Array | None = None,
     reduction: Reduction = "mean",
     denominator: float | Array | None = None,
 ) -> tuple[ArrayT, ArrayT]:
@@ -220,9 +220,9 @@ def cross_entropy_jvp(
     class_weight: Array | None = None,
     sample_weight: Array | None = None,
     ignore_index: int | None = -100,
-    label_smoothing: float = 0.0,
-    z_loss: float = 0.0,
-    softcap: float | None = None,
+    label_smoothing: float | Array = 0.0,
+    z_loss: float | Array = 0.0,
+    softcap: float | Array | None = None,
     reduction: Reduction = "mean",
     denominator: float | Array | None = None,
 ) -> tuple[ArrayT, ArrayT]:
@@ -283,9 +283,9 @@ def cross_entropy_hvp(
     class_weight: Array | None = None,
     sample_weight: Array | None = None,
     ignore_index: int | None = -100,
-    label_smoothing: float = 0.0,
-    z_loss: float = 0.0,
-    softcap: float | None = None,
+    label_smoothing: float | Array = 0.0,
+    z_loss: float | Array = 0.0,
+    softcap: float | Array | None = None,
     reduction: Reduction = "mean",
     denominator: float | Array | None = None,
 ) -> ArrayT:
@@ -345,9 +345,9 @@ def linear_cross_entropy(
     class_weight: Array | None = None,
     sample_weight: Array | None = None,
     ignore_index: int | None = -100,
-    label_smoothing: float = 0.0,
-    z_loss: float = 0.0,
-    softcap: float | None = None,
+    label_smoothing: float | Array = 0.0,
+    z_loss: float | Array = 0.0,
+    softcap: float | Array | None = None,
     reduction: Reduction = "mean",
     denominator: float | Array | None = None,
     max_bytes: int | None = None,
@@ -436,9 +436,9 @@ def linear_cross_entropy_value_and_grad(
     class_weight: Array | None = None,
     sample_weight: Array | None = None,
     ignore_index: int | None = -100,
-    label_smoothing: float = 0.0,
-    z_loss: float = 0.0,
-    softcap: float | None = None,
+    label_smoothing: float | Array = 0.0,
+    z_loss: float | Array = 0.0,
+    softcap: float | Array | None = None,
     reduction: Reduction = "mean",
     denominator: float | Array | None = None,
     max_bytes: int | None = None,
@@ -507,7 +507,7 @@ def nll_loss(
     class_weight: Array | None = None,
     sample_weight: Array | None = None,
     ignore_index: int | None = -100,
-    label_smoothing: float = 0.0,
+    label_smoothing: float | Array = 0.0,
     reduction: Reduction = "mean",
     denominator: float | Array | None = None,
 ) -> ArrayT:

@@ -46,7 +46,7 @@ class LinearTask(Task):
     rows : tuple of array
         The layer's inputs (N, D), the labels (N,) or (N, C), and each row's scale (N,).
     shared : tuple of array or None
-        The weights of the classes (C,); the layer's weight (C, D) and bias (C,).
+        The weights of the classes (C,); the layer's weight (C, D) and bias (C,); the numbers ``options.given``, if any.
     lead : tuple of int
         (N,).
     max_bytes : int or None
@@ -82,13 +82,18 @@ class LinearTask(Task):
         """So many rows, of so many classes, are computed at a time: as few blocks as may be, of equal size.
 
         Of all classes, unless so few rows would fit that adding up their parts of ``dW`` takes longer than products.
+        As many as fit, where a compiler does not know how many rows there are; all, where it does not know the classes.
         """
         backend, count = self.options.backend, max(self.lead[0], 1)
         classes, inputs = self.shared[1].shape
         bits = int(self.xp.finfo(self.options.dtype).bits)
         numbers = 8 * backend.linear_memory(self.max_bytes) // bits
         each, other = backend.linear_arrays(classes * bits // 8), LIKE_HIDDEN * inputs
+        if not isinstance(classes * inputs, int):  # sizes that are known when the program is run
+            return self.lead[0], classes
         rows = numbers // (each * classes + other)
+        if not isinstance(count, int):
+            return max(1, rows), classes
         if rows >= min(count, FEW) or not backend.may_cut_classes(*self.arrays):
             return _even(count, max(1, rows)), classes
         few = math.isqrt(8 * classes)  # so many at a time, what `merged` takes of all of their blocks fits as well
@@ -113,7 +118,7 @@ class LinearTask(Task):
         `rounded`; None for others, and for a bias that there is not.
         """
         xp, backend, dtype = self.xp, self.options.backend, self.options.dtype
-        own = self.shared[1:]
+        own = self.shared[1:3]
         dtypes = [a.dtype if rounded and a is not None else dtype for a in (self.rows[0], *own)]
         layer = self._layer()
         wanted = (weight, bias and own[1] is not None)
@@ -145,7 +150,7 @@ class LinearTask(Task):
 
     def _layer(self) -> list[Part]:
         """The layer by blocks of classes: which, and their weight and bias as what computes the logits takes them."""
-        _, weight, bias = self.shared
+        _, weight, bias, *_ = self.shared
         xp, dtype = self.xp, self.options.dtype
         weight = self.options.backend.widened(xp, weight, dtype)
         bias = None if bias is None else self.options.backend.load(xp, bias, dtype)
@@ -163,33 +168,35 @@ class LinearTask(Task):
             loss, *gradients = self._run(kernel, self.options, hidden, (labels, a), layer[0])
             return loss, gradients
         xp = self.xp
-        options = self.options._replace(classes=self.shared[1].shape[0])
+        given = self.options._replace(classes=self.shared[1].shape[0])
         here = [self._labels_here(labels, classes, a) for classes, _, _ in layer]
 
         def total(part: Part, labels: Array) -> Arrays:
-            goal = _rows.target_here(xp, options, part[1].shape[0], labels, a, self._class_weight(part)[0])
+            options, (w,) = _rows.with_numbers(given, self._shared(part))
+            goal = _rows.target_here(xp, options, part[1].shape[0], labels, a, w)
             return goal.total, goal.is_zero(xp, options)
 
         found = [total(part, y) for part, y in zip(layer, here, strict=True)]
         totals, are_zero = (xp.stack(several, axis=-1) for several in zip(*found, strict=True))
-        if options.z_loss == 0:
-            a = xp.where(xp.all(are_zero, axis=-1), 0.0, a)
-        states = [self._run(_rows.part, options, hidden, (y, a), part) for part, y in zip(layer, here, strict=True)]
+        options, _ = _rows.with_numbers(given, self.shared)
+        a = xp.where(_rows.weightless(options, a, xp.all(are_zero, axis=-1)), 0.0, a)
+        states = [self._run(_rows.part, given, hidden, (y, a), part) for part, y in zip(layer, here, strict=True)]
         loss, *state, block = _rows.merged(xp, options, a, totals, states)
         return loss, (
-            self._run(_rows.part_grad, options, hidden, (y, a, *state, block == i), part)[0]
+            self._run(_rows.part_grad, given, hidden, (y, a, *state, block == i), part)[0]
             for i, (part, y) in enumerate(zip(layer, here, strict=True))
         )
 
     def _run(self, kernel: Kernel, options: Options, hidden: Array, rows: Arrays, part: Part) -> Arrays:
         """Run a kernel on the logits of rows for a block of classes."""
         x = options.backend.affine(self.xp, hidden, *part[1:], options.dtype)
-        task = Task(kernel, self.xp, options, (x, *rows), self._class_weight(part), rows[1].shape)
+        task = Task(kernel, self.xp, options, (x, *rows), self._shared(part), rows[1].shape)
         return options.backend.run(task)
 
-    def _class_weight(self, part: Part) -> Arrays:
-        w = self.shared[0]
-        return (None if w is None else w[part[0]],)
+    def _shared(self, part: Part) -> Arrays:
+        """What rows of logits for a block of classes share."""
+        w, _, _, *numbers = self.shared
+        return None if w is None else w[part[0]], *numbers
 
     def _labels_here(self, labels: Array, classes: slice, a: Array) -> Array:
         """The labels of a block of classes, whose number stands for another class."""
@@ -208,9 +215,9 @@ class LinearTask(Task):
         usable = xp.all(xp.isfinite(values), axis=-1)
         if self.options.backend.holds(xp, usable):
             return values
-        goal = _rows.target(xp, self.options, self.shared[1].shape[0], labels, a, self.shared[0])
-        unused = _rows.uncounted(xp, self.options, goal, a)
-        return self.options.backend.zeroed(xp, values, xp.logical_and(~usable, unused))
+        options, (w, weight, _) = _rows.with_numbers(self.options, self.shared)
+        unused = _rows.uncounted(xp, options, _rows.target(xp, options, weight.shape[0], labels, a, w), a)
+        return options.backend.zeroed(xp, values, xp.logical_and(~usable, unused))
 
 
 def _even(count: int, most: int) -> int:

@@ -64,6 +64,7 @@ class Primitives(Protocol):
     def store(self, xp: Any, a: Array, dtype: Any) -> Array: ...
     def top(self, xp: Any, x: Array) -> tuple[Array | None, Array]: ...
     def winner(self, xp: Any, x: Array, m: Array) -> Array: ...
+    def share(self, xp: Any, like: Array, dtype: Any, shape: tuple[int, ...], parts: float) -> Array: ...
     def with_nan(self, xp: Any, x: Array, m: Array, rows: Array | None) -> Array: ...
     def as_zeros(self, broken: Array, masked: Array | None) -> Array | None: ...
     def pick(self, xp: Any, a: Array, k: Array) -> Array: ...
@@ -101,16 +102,35 @@ class Primitives(Protocol):
 
 
 class Options(NamedTuple):
-    """What a kernel is compiled with."""
+    """What a kernel is compiled with, and the numbers that it computes with.
+
+    A number is a float, or inside of a kernel a 0-d array: then it is the element of the last of `shared` at its place
+    in `given`, and 1.0 elsewhere.
+    """
 
     dtype: Any  # the precision computed in
     backend: Primitives
-    label_smoothing: float = 0.0
-    z_loss: float = 0.0
-    softcap: float | None = None
+    label_smoothing: Array | float = 0.0
+    z_loss: Array | float = 0.0
+    softcap: Array | float | None = None
+    given: tuple[str, ...] = ()  # names of the numbers that are arrays
     classes: int | None = None  # that a row has, where some of them are at hand
     axis: int = -1  # of the classes in the arrays as given, from the end: kernels have them last
     unrestricted: bool = False  # class weights, probabilities and log-probabilities may be any numbers, NaN as well
+
+
+def with_numbers(options: Options, shared: Arrays) -> tuple[Options, Arrays]:
+    """The options with the numbers that are arrays, and what else is `shared`."""
+    if not options.given:
+        return options, shared
+    *others, numbers = shared
+    values = {name: numbers[i] for i, name in enumerate(options.given)}
+    return options._replace(given=(), **values), tuple(others)
+
+
+def is_zero(number: Array | float) -> bool:
+    """Whether one of the options' numbers is known to be 0 before anything is computed."""
+    return isinstance(number, float) and number == 0
 
 
 class Target(NamedTuple):
@@ -196,7 +216,7 @@ class Softmax(NamedTuple):
 
     def log_sum_exp(self, xp: Any, options: Options) -> Array | None:
         """``lse`` (*lead), if the z-loss asks for it."""
-        return None if options.z_loss == 0 else self.m + xp.log1p(self.s)
+        return None if is_zero(options.z_loss) else self.m + xp.log1p(self.s)
 
     def log1p_times(self, xp: Any, c: Array) -> Array:
         """``c log1p(s)``, for c of shape (*lead); s itself, where that is at most C 2**-100."""
@@ -333,11 +353,11 @@ def label_total(xp: Any, options: Options, rows: Arrays, shared: Arrays) -> Arra
 
 def target(xp: Any, options: Options, count: int, labels: Array, a: Array, w: Array | None) -> Target:
     """What rows of `count` classes should be; `a` is one number for each row."""
-    backend = options.backend
-    even, rest = options.label_smoothing / (options.classes or count), 1 - options.label_smoothing
+    backend, smoothing = options.backend, options.label_smoothing
+    even, rest = smoothing if is_zero(smoothing) else _part(xp, options, a, count), 1 - smoothing
     if labels.ndim > a.ndim:
         q = backend.load(xp, labels, options.dtype)
-        if even != 0:
+        if not is_zero(even):
             q = backend.lessen(xp, backend.multiplied(xp, q, rest, q), -even)
         if w is not None:
             q = backend.multiplied(xp, q, w, q)
@@ -345,19 +365,33 @@ def target(xp: Any, options: Options, count: int, labels: Array, a: Array, w: Ar
     peak = rest if w is None else rest * backend.pick(xp, w, labels)
     if options.unrestricted and w is not None:  # ignored rows have the label 0, whatever its weight is
         peak = xp.where((a == 0) & ~xp.isfinite(peak), 0.0, peak)
-    if even == 0:
+    if is_zero(even):
         return Target(labels, peak, None, peak)
     if w is None:
-        return Target(labels, peak, even, 1.0)
+        return Target(labels, peak, even if isinstance(even, float) else xp.broadcast_to(even, (count,)), 1.0)
     spread = even * w
     return Target(labels, peak, spread, peak + backend.sum(xp, spread))
 
 
+def _part(xp: Any, options: Options, a: Array, count: int) -> Array | float:
+    """Each class's share of the label smoothing; `count` may be unknown until the program is run."""
+    count = options.classes or count
+    if isinstance(count, int):
+        return options.label_smoothing / count
+    return options.label_smoothing * options.backend.share(xp, a, options.dtype, (), count)
+
+
 def uncounted(xp: Any, options: Options, goal: Target, a: Array) -> Array:
     """Which rows have a weight of 0, (*lead) bool."""
-    if options.z_loss == 0 and not isinstance(goal.total, float):
-        return (a == 0) | goal.is_zero(xp, options)
-    return a == 0
+    return a == 0 if isinstance(goal.total, float) else weightless(options, a, goal.is_zero(xp, options))
+
+
+def weightless(options: Options, a: Array, is_zero: Array | bool) -> Array:
+    """Which rows have a weight of 0, (*lead) bool: of the row, or of all of the target where there is no z-loss."""
+    z = options.z_loss
+    if isinstance(z, float):
+        return (a == 0) | is_zero if z == 0 else a == 0
+    return (a == 0) | (is_zero & (z == 0))
 
 
 def times(a: Array, c: Array | float) -> Array:
@@ -525,7 +559,9 @@ def target_here(xp: Any, options: Options, count: int, labels: Array, a: Array, 
     even = goal.spread
     if even is None:
         return goal._replace(peak=peak, total=peak)
-    return goal._replace(peak=peak, total=peak + (count * even if w is None else options.backend.sum(xp, even)))
+    return goal._replace(
+        peak=peak, total=peak + (count * even if isinstance(even, float) else options.backend.sum(xp, even))
+    )
 
 
 def part(xp: Any, options: Options, rows: Arrays, shared: Arrays) -> Arrays:
@@ -676,7 +712,7 @@ def _hessian(xp: Any, options: Options, f: _Rows, v: Array) -> Array:
         mean = -state.times_others(xp, outer, total)
         at_maximum = xp.where(state.root < 1, mean, options.backend.pick(xp, h, k))
         h = options.backend.put(xp, h, k, at_maximum, owned=True)
-    if z != 0:
+    if f.lse is not None:
         h = h + state.exp_times(xp, 2 * (scale * z * (origin + shift)))
     if f.curvature is not None:
         h = f.uncapped(h) + _gradient(xp, options, f) * f.curvature * v

@@ -26,9 +26,9 @@ class LossOptions(TypedDict, total=False):
     class_weight: Array | None
     sample_weight: Array | None
     ignore_index: int | None
-    label_smoothing: float
-    z_loss: float
-    softcap: float | None
+    label_smoothing: float | Array
+    z_loss: float | Array
+    softcap: float | Array | None
     reduction: Reduction
     denominator: float | Array | None
 

@@ -14,10 +14,21 @@ from jax import lax
 from jax.custom_derivatives import SymbolicZero
 
 from xent_any import Backend, Task
-from xent_any._rows import LIFT, are_near, loss, loss_and_grad
+from xent_any._rows import LIFT, are_near, loss, loss_and_grad, with_numbers
 
 SOLVES = jax.__version_info__ >= (0, 7)
 """Whether `lax.custom_linear_solve` can be transposed also where nothing depends on its solution."""
+
+
+def _promoting(function: Any) -> Any:
+    """The same function, in which JAX promotes ranks and dtypes even where its user has told it not to."""
+
+    @functools.wraps(function)
+    def promoting(*args: Any, **options: Any) -> Any:
+        with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
+            return function(*args, **options)
+
+    return promoting
 
 
 class JAX(Backend):
@@ -74,13 +85,16 @@ class JAX(Backend):
         return xp.arange(stop)
 
     def is_readable(self, array: Any) -> bool:
-        if not isinstance(array, jax.Array) or isinstance(array, jax.core.Tracer):  # NumPy's, in a transform
+        if isinstance(array, jax.core.Tracer):
             return False
-        return all(d.platform == "cpu" for d in array.devices())
+        return self.takes(array) or all(d.platform == "cpu" for d in array.devices())
+
+    def takes(self, array: Any) -> bool:
+        return isinstance(array, np.ndarray | np.generic)
 
     def top(self, xp: Any, x: Any) -> tuple[None, Any]:
         m = self._max(x)
-        if x.shape[-1] <= PIECES:
+        if not _is_above(x.shape[-1], PIECES):
             return None, m
         return None, self.with_nan(xp, x, m, m == -np.inf)
 
@@ -122,7 +136,7 @@ class JAX(Backend):
 
     def _max(self, x: Any) -> Any:
         """The maximum of the classes, but if there is NaN: then it may be less."""
-        if x.shape[-1] > PIECES:
+        if _is_above(x.shape[-1], PIECES):
             return jnp.max(self._given(x), axis=self.axis)
         return _tree(jnp.maximum, [x[..., i] for i in range(x.shape[-1])])
 
@@ -131,7 +145,7 @@ class JAX(Backend):
 
     def zeroed(self, xp: Any, a: Any, rows: Any) -> Any:
         count = a.shape[-1]
-        if count > PIECES or self.axis != -1:
+        if self.axis != -1 or _is_above(count, PIECES):
             return self._last(jnp.where(jnp.expand_dims(rows, self.axis), 0, self._given(a)))
         # Comparing classes is a vector operation even if they are few, repeating a condition is not: 0.5 and 3.1 ms of
         # 65536 x 10. At 50 classes it is the better one.
@@ -167,7 +181,7 @@ class JAX(Backend):
         return jnp.sum(a, axis=-1)
 
     def may_choose(self, x: Any, spread: Any, *others: Any) -> bool:
-        return self.chooses and spread is not None and x.size > SMALL
+        return self.chooses and spread is not None and _is_above(x.size, SMALL)
 
     def where(self, xp: Any, condition: Any, a: Any, otherwise: Any) -> Any:
         return lax.cond(jnp.all(condition), lambda: a, lambda: jnp.where(condition, a, otherwise()))
@@ -175,14 +189,14 @@ class JAX(Backend):
     def run(self, task: Task) -> tuple[Any, ...]:
         arrays = [a for a in task.arrays if a is not None]
         if any(isinstance(a, jax.core.Tracer) for a in arrays):  # who compiles, maps or differentiates
-            task = _placed(task)
+            task = _placed(task.filled(_varying(task.arrays)))
             if task.is_symmetric and SOLVES:
                 return (_symmetric(task),)
             if not task.has_derivative:
-                return task.at_once()
+                return _at_once(task)
             return tuple(_with_derivative(task.emptied(), task.arrays))
         if any(isinstance(a, jax.Array) and len(a.devices()) > 1 for a in arrays):
-            return task.at_once()  # shards stay where they are
+            return _at_once(task)  # shards stay where they are
         count = math.prod(task.lead)
         if task.rows[0].dtype != task.options.dtype:  # half precision is never held whole in float32
             count = max(1, min(count, self.block_bytes // task.row_bytes()))
@@ -190,22 +204,29 @@ class JAX(Backend):
         return tuple(_compiled(task.kernel, options, task.rows, task.shared, task.lead, task.dtypes(), count))
 
     def linear(self, task: Any) -> Any:
-        return (_linear if task.recompute else _linear_with_gradient)(task.emptied(), task.arrays)
+        return (_linear if task.recompute else _linear_with_gradient)(task.emptied(), _varying(task.arrays))
 
     def linear_and_gradients(self, task: Any) -> tuple[Any, ...]:
-        return tuple(_linear_and_gradients(task.emptied(), task.arrays, (True,) * len(task.LAYER), True))
+        return tuple(_linear_and_gradients(task.emptied(), _varying(task.arrays), (True,) * len(task.LAYER), True))
 
     def scan(self, task: Any, step: Any, totals: Any) -> tuple[Any, ...]:
         (count,), size = task.lead, task.block[0]
-        if count <= size:
+        is_known = isinstance(count, int)
+        if size == count or (is_known and count <= size):
             return tuple(step(totals, task.rows))
         step = jax.checkpoint(step, prevent_cse=False)  # nothing of a block is kept
-        end = count - count % size
-        blocks = tuple(a[:end].reshape(-1, size, *a.shape[1:]) for a in task.rows)
-        totals, results = lax.scan(step, totals, blocks)
+        rows, blocks = task.rows, count // size
+        if not is_known:  # the last block is filled up with rows that do not count
+            blocks = -(-count // size)
+            rows = tuple(jnp.pad(a, [(0, blocks * size - count), *[(0, 0)] * (a.ndim - 1)]) for a in rows)
+        end = blocks * size
+        cut = tuple(a[:end].reshape(blocks, size, *a.shape[1:]) for a in rows)
+        totals, results = lax.scan(step, totals, cut)
         results = tuple(r.reshape(end, *r.shape[2:]) for r in results)
-        if end < count:
-            totals, rest = step(totals, tuple(a[end:] for a in task.rows))
+        if not is_known:
+            results = tuple(r[:count] for r in results)
+        elif end < count:
+            totals, rest = step(totals, tuple(a[end:] for a in rows))
             results = tuple(jnp.concat(parts) for parts in zip(results, rest, strict=True))
         return totals, results
 
@@ -220,6 +241,30 @@ sums of 4096 x 1000 took 1.29 ms in 32 pieces, 1.35 in 16, 1.57 in 8; of 1024 x 
 
 SMALL = 1 << 14
 """So few elements take less time than a conditional branch: 20 us for the loss of 32 x 10."""
+
+
+def _varying(arrays: Any) -> Any:
+    """The arrays of a device of a mesh, varying along each of its axes that one of them does: `lax.cond` wants that."""
+    kinds = [None if a is None else _manual_axes(a) for a in arrays]
+    axes = frozenset().union(*filter(None, kinds))
+    if all(kind is None or kind == axes for kind in kinds):
+        return arrays
+    return tuple(
+        a if kind is None or kind == axes else _varied(a, axes - kind) for a, kind in zip(arrays, kinds, strict=True)
+    )
+
+
+def _manual_axes(array: Any) -> frozenset[str]:
+    """The axes of a mesh that `array` varies along inside of `jax.shard_map`."""
+    kind = jax.typeof(array) if hasattr(jax, "typeof") else None
+    kind = getattr(kind, "manual_axis_type", kind)  # where JAX 0.10 has what earlier ones have beside the shape
+    found: frozenset[str] = getattr(kind, "varying", getattr(kind, "vma", frozenset()))
+    return found
+
+
+def _varied(array: Any, axes: frozenset[str]) -> Any:
+    """A replicated array as one that varies along `axes`, whose transpose is the sum over them."""
+    return lax.pcast(array, tuple(axes), to="varying") if hasattr(lax, "pcast") else lax.pvary(array, tuple(axes))
 
 
 def _placed(task: Task) -> Task:
@@ -243,7 +288,12 @@ def _choosing(options: Any) -> Any:
 
 def _only_if(condition: Any, rarely: Any, usual: Any, size: int) -> Any:
     """What `rarely` returns, without computing it for `usual`, the same, where the condition does not hold."""
-    return lax.cond(condition, rarely, lambda: usual) if size > SMALL else rarely()
+    return lax.cond(condition, rarely, lambda: usual) if _is_above(size, SMALL) else rarely()
+
+
+def _is_above(size: Any, limit: int) -> bool:
+    """Whether a size is above the limit, for which one that a program is exported without is taken."""
+    return not isinstance(size, int) or size > limit
 
 
 def _tree(function: Any, terms: list[Any]) -> Any:
@@ -255,6 +305,8 @@ def _tree(function: Any, terms: list[Any]) -> Any:
 def _pieces(x: Any, rest: float, axis: int = -1) -> list[Any]:
     """Pieces of an axis, all as wide as the first; the last is filled up with `rest`."""
     count = x.shape[axis]
+    if not isinstance(count, int):
+        return [x]
     width = 1 if count <= PIECES else -(-count // (8 * PIECES)) * 8
     pieces = [lax.slice_in_dim(x, i, min(i + width, count), axis=axis) for i in range(0, count, width)]
     if count % width:
@@ -287,9 +339,15 @@ def _total(x: Any, axis: int) -> Any:
     It begins with -0.0, which nothing else does. XLA's library for sums would have to be handed a 0 that is also used
     elsewhere, and takes twice as long then if it adds up two arrays.
     """
+    if not isinstance(x.size, int):  # what follows cannot be differentiated
+        return jnp.sum(x, axis=axis)
     return lax.reduce(x, np.asarray(-0.0, x.dtype), lambda a, b: a + b, (axis % x.ndim,))
 
 
+_at_once = _promoting(Task.at_once)
+
+
+@_promoting
 def _symmetric(task: Task) -> Any:
     """The product ``H v`` whose transpose is the kernel itself, as the solution of a symmetric system of equations::
 
@@ -314,12 +372,14 @@ def _symmetric(task: Task) -> Any:
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
 @functools.partial(jax.jit, static_argnums=0)
+@_promoting
 def _with_derivative(empty: Task, arrays: Any) -> Any:
     """A task's results, with the analytic derivative in the first array and JAX's own in the others."""
     return replace(empty, options=_choosing(empty.options)).filled(arrays).at_once()
 
 
 @functools.partial(_with_derivative.defjvp, symbolic_zeros=True)
+@_promoting
 def _derivative(empty: Task, primals: Any, tangents: Any) -> Any:
     (arrays,), (along,) = primals, tangents
     terms = []
@@ -338,17 +398,20 @@ def _derivative(empty: Task, primals: Any, tangents: Any) -> Any:
 @functools.partial(jax.jit, static_argnums=0)
 # Or the gradient, perhaps in twice the bits, would be kept. Compiled with the loss, both are computed at once.
 @functools.partial(jax.checkpoint, static_argnums=0, prevent_cse=False)
+@_promoting
 def _along_first(empty: Task, arrays: Any, tangent: Any) -> Any:
     return empty.filled(arrays).jvp(tangent)
 
 
 @functools.partial(jax.jit, static_argnums=0)
+@_promoting
 def _linear(empty: Any, arrays: Any) -> Any:
     """What a linear task asks for; JAX differentiates it block by block, and keeps its arrays alone."""
     return jax.checkpoint(lambda *arrays: empty.filled(arrays).at_once()[0])(*arrays)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 2, 3))
+@_promoting
 def _linear_and_gradients(empty: Any, arrays: Any, wanted: Any, rounded: bool) -> Any:
     return empty.filled(arrays).losses_and_gradients(*wanted, rounded=rounded)
 
@@ -358,6 +421,7 @@ _linear_with_gradient = jax.custom_jvp(_linear, nondiff_argnums=(0,))
 
 
 @functools.partial(_linear_with_gradient.defjvp, symbolic_zeros=True)
+@_promoting
 def _linear_derivative(empty: Any, primals: Any, tangents: Any) -> Any:
     (arrays,), (along,) = primals, tangents
     given = [i for i, t in enumerate(along) if not (t is None or isinstance(t, SymbolicZero))]
@@ -378,8 +442,10 @@ def _linear_derivative(empty: Any, primals: Any, tangents: Any) -> Any:
 
 
 @functools.partial(jax.jit, static_argnames=("kernel", "options", "lead", "dtypes", "count"))
+@_promoting
 def _compiled(kernel: Any, options: Any, rows: Any, shared: Any, lead: Any, dtypes: Any, count: int) -> Any:
     """Run the kernel on `count` rows at a time; the last block starts early enough to be whole."""
+    options, shared = with_numbers(options, shared)
     total = math.prod(lead)
     if count >= total:
         return kernel(jnp, options, rows, shared)
