@@ -12,6 +12,8 @@ from torch import Tensor
 
 from ._functional import binary_cross_entropy_with_logits, cross_entropy, linear_cross_entropy, nll_loss
 
+is_scripting = torch.jit.is_scripting  # type: ignore[attr-defined]  # TorchScript reads such comments in functions
+
 _OPERATORS: Any = torch.library.Library("xent_any", "DEF")  # type: ignore[no-untyped-call]
 for _function in (binary_cross_entropy_with_logits, cross_entropy, nll_loss):
     _OPERATORS.define(_function.__name__ + torch.library.infer_schema(_function, mutates_args=()))
@@ -44,7 +46,7 @@ class CrossEntropyLoss(torch.nn.CrossEntropyLoss):
         sample_weight: Tensor | None = None,
     ) -> Tensor:
         """The loss; the arguments are those of `xent_any_backends.torch.cross_entropy`."""
-        if torch.jit.is_scripting():  # type: ignore[attr-defined]  # which PyTorch documents
+        if is_scripting():
             loss: Tensor = torch.ops.xent_any.cross_entropy(
                 input,
                 target,
@@ -90,7 +92,7 @@ class NLLLoss(torch.nn.NLLLoss):
         sample_weight: Tensor | None = None,
     ) -> Tensor:
         """The loss; the arguments are those of `xent_any_backends.torch.nll_loss`."""
-        if torch.jit.is_scripting():  # type: ignore[attr-defined]  # which PyTorch documents
+        if is_scripting():
             loss: Tensor = torch.ops.xent_any.nll_loss(
                 input,
                 target,
@@ -129,7 +131,7 @@ class BCEWithLogitsLoss(torch.nn.BCEWithLogitsLoss):
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:  # noqa: A002
         """The loss; the arguments are those of `xent_any_backends.torch.binary_cross_entropy_with_logits`."""
-        if torch.jit.is_scripting():  # type: ignore[attr-defined]  # which PyTorch documents
+        if is_scripting():
             loss: Tensor = torch.ops.xent_any.binary_cross_entropy_with_logits(
                 input, target, self.weight, pos_weight=self.pos_weight, reduction=self.reduction
             )
