@@ -1,6 +1,8 @@
 """What people hand to PyTorch's functions: numbers that are 0-d tensors, and sizes that a compiler does not know."""
 
 import inspect
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -36,7 +38,7 @@ def given(f, *, weights=True):
         "class_weight": rng.random(C),
         "sample_weight": rng.random((N, C) if is_binary else N),
         "pos_weight": rng.random(C),
-        **NUMBERS,
+        **{name: np.asarray(value) for name, value in NUMBERS.items()},
     }
     names = [name for name in inspect.signature(f).parameters if weights or not name.endswith("_weight")]
     return {name: torch.as_tensor(arrays[name]) for name in names if name in arrays}
@@ -109,3 +111,26 @@ def test_rows_chosen_by_a_mask(f):
             results = [g(x, mask) for g in (of, compiled)]
             torch.testing.assert_close(*results)
             torch.testing.assert_close(*(torch.autograd.grad(result, x)[0] for result in results))
+
+
+WITHOUT_NUMPY = """
+import sys
+sys.modules["numpy"] = None
+import warnings
+warnings.simplefilter("ignore")
+import torch, xent_any
+(info,) = [info for info in xent_any.backends() if info.name == "torch"]
+print(info.reason)
+try:
+    xent_any.cross_entropy(torch.zeros(1, 2), torch.zeros(1, dtype=int))
+except ImportError as error:
+    print(error)
+"""
+
+
+def test_without_numpy():
+    """PyTorch does not need it, its adapter does, and says so."""
+    done = subprocess.run([sys.executable, "-c", WITHOUT_NUMPY], capture_output=True, text=True, check=False)
+    reason, error = done.stdout.splitlines()
+    assert error == "xent_any computes PyTorch's tensors with NumPy: pip install 'xent-any[torch]'", done.stderr
+    assert reason == f"cannot be imported ({error})"
