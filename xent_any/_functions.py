@@ -20,9 +20,9 @@ class LossOptions(TypedDict, total=False):
     class_weight: Array | None
     sample_weight: Array | None
     ignore_index: int | None
-    label_smoothing: float
-    z_loss: float
-    softcap: float | None
+    label_smoothing: float | Array
+    z_loss: float | Array
+    softcap: float | Array | None
     reduction: Reduction
     denominator: float | Array | None
 
@@ -94,11 +94,11 @@ def cross_entropy(logits: Array, labels: Array, **options: Unpack[CrossEntropyOp
         A weight for each row, finite and not negative. Rows of weight 0 are ignored.
     ignore_index : int or None, default -100
         Rows whose index label is this have loss 0, gradient 0 and no part in the mean, whatever their logits are.
-    label_smoothing : float in [0, 1], default 0
+    label_smoothing : float or 0-d array, in [0, 1], default 0
         The share of the target that is spread evenly over the classes.
-    z_loss : float, default 0
+    z_loss : float or 0-d array, default 0
         The weight of the squared log-sum-exp, which keeps it near 0.
-    softcap : float, optional
+    softcap : float or 0-d array, optional
         Replaces each logit x by ``softcap * tanh(x / softcap)`` first; infinite ones stay.
     reduction : {"mean", "sum", "none"}, default "mean"
         The mean divides by the sum of the weights, ``sum_i s_i sum_c w_c q_ic``; over nothing it is NaN.
@@ -120,7 +120,8 @@ def cross_entropy(logits: Array, labels: Array, **options: Unpack[CrossEntropyOp
         `denominator`, negative weights or probabilities, ...
     IndexError
         For an index label outside [0, C) that is not `ignore_index`. Where labels, weights or probabilities cannot
-        be read without waiting (on a GPU, traced, lazy), the loss and the gradient of that row are NaN instead.
+        be read without waiting (on a GPU, traced, lazy), the loss and the gradient of that row are NaN instead; of all
+        rows, where that is a number.
 
     See Also
     --------
@@ -386,7 +387,7 @@ def nll_loss(
     class_weight: Array | None = None,
     sample_weight: Array | None = None,
     ignore_index: int | None = -100,
-    label_smoothing: float = 0.0,
+    label_smoothing: float | Array = 0.0,
     reduction: Reduction = "mean",
     denominator: float | Array | None = None,
 ) -> Array:
