@@ -3,10 +3,12 @@
 Versions are those of ``constraints.txt``, but for the sessions that are about others.
 """
 
+import re
 import subprocess
 import sys
 import tarfile
 import tempfile
+import tomllib
 import zipfile
 from pathlib import Path
 
@@ -103,6 +105,27 @@ def mutation(session: nox.Session) -> None:
     session.run("cosmic-ray", "baseline", "tests/mutation.toml", env=environment)
     session.run("cosmic-ray", "exec", "tests/mutation.toml", database, env=environment)
     session.run("python", "tests/mutation.py", "--check", database)
+
+
+@nox.session
+@nox.parametrize(
+    "library", ["array_api_strict", "jax", "mlx", "torch"], ids=["array_api_strict", "jax", "mlx", "torch"]
+)
+def floors(session: nox.Session, library: str) -> None:
+    """The kit's quick run on the lowest versions that are declared, of this library and of what it needs; Python 3.11.
+
+    They are read from ``pyproject.toml``. What nothing there bounds, like the kit's own tools, is as released.
+    """
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extra = project["optional-dependencies"]["strict" if library == "array_api_strict" else library]
+    lowest = [
+        f"{name}=={version}"
+        for name, version in re.findall(r"^([\w-]+)>=([\d.]+)", "\n".join([*project["dependencies"], *extra]), re.M)
+    ]
+    if not any(need.startswith("numpy==") for need in lowest):
+        lowest.append(f"numpy=={OLDEST_NUMPY}")
+    session.install(".[conformance]", *lowest, *(["mlx[cpu]"] if library == "mlx" else []))
+    session.run("xent-any", "conformance", library, "--quick", *session.posargs)
 
 
 @nox.session

@@ -638,7 +638,8 @@ def _probe(entry: EntryPoint) -> BackendInfo:
     try:
         backend: Backend = entry.load()
     except ImportError as error:
-        return BackendInfo(entry.name, None, (), f"not installed ({error})", None)
+        reason = "not installed" if isinstance(error, ModuleNotFoundError) else "cannot be imported"
+        return BackendInfo(entry.name, None, (), f"{reason} ({error})", None)
     try:
         devices = tuple(str(device) for device in backend.devices())
         # Importing proves little: a GPU library imports where there is no GPU. Only allocating and computing does.

@@ -100,7 +100,8 @@ def cross_entropy(
         `denominator`, negative weights or probabilities, ...
     IndexError
         For an index label outside [0, C) that is not `ignore_index`. Where labels, weights or probabilities cannot
-        be read without waiting (on a GPU, traced, lazy), the loss and the gradient of that row are NaN instead.
+        be read without waiting (on a GPU, traced, lazy), the loss and the gradient of that row are NaN instead; of all
+        rows, where that is a number.
 
     See Also
     --------

@@ -4,6 +4,11 @@ The replacements take PyTorch's signatures to the letter and give PyTorch's answ
 docstring says where they differ.
 """
 
+try:
+    import numpy  # noqa: F401, ICN001  (PyTorch does not need it, what follows does)
+except ModuleNotFoundError as error:
+    raise ImportError("xent_any computes PyTorch's tensors with NumPy: pip install 'xent-any[torch]'") from error
+
 from ._backend import BACKEND as BACKEND
 from ._functional import binary_cross_entropy_with_logits as binary_cross_entropy_with_logits
 from ._functional import cross_entropy as cross_entropy
