@@ -96,6 +96,7 @@ def unguarded(f):
 
 
 @pytest.mark.parametrize("f", [*map(unguarded, LOSSES + PARTS)])
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # by torch.compile itself
 def test_rows_chosen_by_a_mask(f):
     """The compiler does not know how many there are, nor that there is one."""
     arrays = {name: a for name, a in given(f, weights=False).items() if name not in NUMBERS}

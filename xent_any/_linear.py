@@ -12,7 +12,7 @@ before it have left. Everything is computed in the precision of the loss, and ro
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 from . import _rows
 from ._backend import Task
@@ -84,7 +84,8 @@ class LinearTask(Task):
         Of all classes, unless so few rows would fit that adding up their parts of ``dW`` takes longer than products.
         As many as fit, where a compiler does not know how many rows there are; all, where it does not know the classes.
         """
-        backend, count = self.options.backend, max(self.lead[0], 1)
+        backend = self.options.backend
+        count: Any = max(self.lead[0], 1)
         classes, inputs = self.shared[1].shape
         bits = int(self.xp.finfo(self.options.dtype).bits)
         numbers = 8 * backend.linear_memory(self.max_bytes) // bits

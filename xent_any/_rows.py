@@ -373,7 +373,7 @@ def target(xp: Any, options: Options, count: int, labels: Array, a: Array, w: Ar
     return Target(labels, peak, spread, peak + backend.sum(xp, spread))
 
 
-def _part(xp: Any, options: Options, a: Array, count: int) -> Array | float:
+def _part(xp: Any, options: Options, a: Array, count: Any) -> Array | float:
     """Each class's share of the label smoothing; `count` may be unknown until the program is run."""
     count = options.classes or count
     if isinstance(count, int):

@@ -193,10 +193,10 @@ class JAX(Backend):
             if task.is_symmetric and SOLVES:
                 return (_symmetric(task),)
             if not task.has_derivative:
-                return _at_once(task)
+                return tuple(_at_once(task))
             return tuple(_with_derivative(task.emptied(), task.arrays))
         if any(isinstance(a, jax.Array) and len(a.devices()) > 1 for a in arrays):
-            return _at_once(task)  # shards stay where they are
+            return tuple(_at_once(task))  # shards stay where they are
         count = math.prod(task.lead)
         if task.rows[0].dtype != task.options.dtype:  # half precision is never held whole in float32
             count = max(1, min(count, self.block_bytes // task.row_bytes()))
@@ -264,7 +264,9 @@ def _manual_axes(array: Any) -> frozenset[str]:
 
 def _varied(array: Any, axes: frozenset[str]) -> Any:
     """A replicated array as one that varies along `axes`, whose transpose is the sum over them."""
-    return lax.pcast(array, tuple(axes), to="varying") if hasattr(lax, "pcast") else lax.pvary(array, tuple(axes))
+    if hasattr(lax, "pcast"):
+        return lax.pcast(array, tuple(axes), to="varying")
+    return lax.pvary(array, tuple(axes))  # type: ignore[attr-defined]  # of earlier JAX
 
 
 def _placed(task: Task) -> Task:
