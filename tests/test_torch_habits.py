@@ -52,14 +52,7 @@ def total(results):
     return sum(t.sum() for t in tensors(results))
 
 
-def sixth_array(f):
-    is_sixth = f is xent_any.cross_entropy_jvp
-    return pytest.param(
-        f, marks=pytest.mark.xfail(reason="the adapter attaches five arrays", strict=True) if is_sixth else ()
-    )
-
-
-@pytest.mark.parametrize("f", [*map(sixth_array, LOSSES)])
+@pytest.mark.parametrize("f", LOSSES)
 def test_derivatives_with_respect_to_numbers(f):
     """As if they were Python's in value; in both modes and to second order against differences."""
     arrays = given(f)
@@ -89,13 +82,7 @@ def test_numbers_out_of_range(f):
         assert all(t.isnan().any() for t in tensors(compiled(**wrong)))
 
 
-def unguarded(f):
-    is_binary = f.__name__.startswith("binary")
-    reason = "the adapter does not say that the size is unknown"
-    return pytest.param(f, marks=pytest.mark.xfail(reason=reason, strict=True) if is_binary else ())
-
-
-@pytest.mark.parametrize("f", [*map(unguarded, LOSSES + PARTS)])
+@pytest.mark.parametrize("f", LOSSES + PARTS)
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # by torch.compile itself
 def test_rows_chosen_by_a_mask(f):
     """The compiler does not know how many there are, nor that there is one."""

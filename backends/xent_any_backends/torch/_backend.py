@@ -163,6 +163,13 @@ class Torch(Backend):
             return _from_numpy(np.asarray(IN_NUMPY.total(np, _to_numpy(a))))
         return a.sum(dtype=torch.float64).to(a.dtype)
 
+    def is_positive(self, size: Any) -> bool:
+        if not torch.compiler.is_compiling():
+            return super().is_positive(size)
+        from torch.fx.experimental.symbolic_shapes import statically_known_true  # noqa: PLC0415  (slow to import)
+
+        return statically_known_true(size > 0)
+
     def are_known(self, xp: Any, a: Any) -> bool:
         if not _are_numpys((a,)):
             return super().are_known(xp, a)
@@ -181,14 +188,14 @@ class Torch(Backend):
             return self.compute(task)
         if not task.has_derivative or not _may_attach():
             return task.at_once()
-        a, b, c, d, e = (*task.arrays, *(None,) * 5)[:5]  # Dynamo cannot bind *arrays
+        a, b, c, d, e, f = (*task.arrays, *(None,) * 6)[:6]  # Dynamo cannot bind *arrays
         if torch.compiler.is_compiling():
             apply = _Compiled.apply
         elif not _are_plain(arrays) or get_interpreter_stack():
             apply = _Eager.apply
         else:
             apply = _without_binding(_Eager)
-        results: tuple[Any, ...] = apply(task.emptied(), False, a, b, c, d, e)  # type: ignore[no-untyped-call]
+        results: tuple[Any, ...] = apply(task.emptied(), False, a, b, c, d, e, f)  # type: ignore[no-untyped-call]
         return results
 
     def run_total(self, task: Task) -> tuple[Any, ...]:
@@ -359,8 +366,7 @@ def _run_in_numpy(task: Task, arrays: Sequence[Any], *, summed: bool) -> tuple[A
     if not task.has_derivative:
         results = task.at_once()
         return (BACKEND.total(task.xp, results[0]), *results[1:]) if summed else results
-    a, b, c, d, e = (*task.arrays, *(None,) * 5)[:5]
-    attached: tuple[Any, ...] = _without_binding(_InNumPy)(task.emptied(), summed, a, b, c, d, e)
+    attached: tuple[Any, ...] = _without_binding(_InNumPy)(task.emptied(), summed, *task.arrays)
     return attached
 
 
@@ -533,8 +539,8 @@ class _Compiled(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(empty: Task, summed: bool, a: Any, b: Any, c: Any, d: Any, e: Any) -> Any:
-        return _filled(empty, (a, b, c, d, e)).at_once()
+    def forward(empty: Task, summed: bool, a: Any, b: Any, c: Any, d: Any, e: Any, f: Any) -> Any:
+        return _filled(empty, (a, b, c, d, e, f)).at_once()
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
@@ -570,8 +576,8 @@ class _Eager(_Compiled):
     """With forward mode, and blocks of rows."""
 
     @staticmethod
-    def forward(empty: Task, summed: bool, a: Any, b: Any, c: Any, d: Any, e: Any) -> Any:
-        return BACKEND.compute(_filled(empty, (a, b, c, d, e)))
+    def forward(empty: Task, summed: bool, a: Any, b: Any, c: Any, d: Any, e: Any, f: Any) -> Any:
+        return BACKEND.compute(_filled(empty, (a, b, c, d, e, f)))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
@@ -634,7 +640,7 @@ class _InNumPy(_Eager):
                 with np.errstate(all="ignore"):
                     kept = () if ctx.has_gradient else tuple(map(_to_numpy, kept))
                     found = _from_numpy(task.vjp((_to_numpy(first),), kept))
-            return None, None, found, None, None, None, None
+            return None, None, found, *[None] * (len(arrays) - 1)
         if first is not None and ctx.summed:
             first = first.expand(ctx.empty.lead)
         return None, None, *_pulled(ctx, arrays, (first, *others), BACKEND)
