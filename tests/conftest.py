@@ -1,5 +1,6 @@
 """Frameworks that cannot be used here are skipped aloud, with the reason."""
 
+import inspect
 import os
 import shutil
 import subprocess
@@ -11,6 +12,10 @@ os.environ.setdefault("JAX_ENABLE_X64", "1")  # read when JAX is imported
 import pytest
 
 import xent_any
+
+FUNCTIONS = [f for name in xent_any.__all__ if inspect.isfunction(f := getattr(xent_any, name))]
+"""The public functions; `xent_any.__all__` has types as well."""
+LOSSES = [f for f in FUNCTIONS if "labels" in inspect.signature(f).parameters]
 
 
 def require(name):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import require
+from conftest import FUNCTIONS, LOSSES, require
 
 import xent_any
 
@@ -21,8 +21,6 @@ from jax import export  # noqa: E402
 
 N, C, D = 3, 4, 2
 RNG = np.random.default_rng(20261130)
-FUNCTIONS = [f for name in xent_any.__all__ if inspect.isfunction(f := getattr(xent_any, name))]
-LOSSES = [f for f in FUNCTIONS if "labels" in inspect.signature(f).parameters]
 PARTS = [xent_any.logsumexp, xent_any.log_softmax, xent_any.softmax]
 NUMBERS = {"label_smoothing": 0.2, "z_loss": 0.1, "softcap": 2.0, "denominator": 1.7}
 WRONG = {"label_smoothing": 1.5, "z_loss": -0.1, "softcap": 0.0, "denominator": 0.0}
@@ -59,7 +57,13 @@ def given(f, labels):
     return arrays
 
 
-CASES = [pytest.param(f, labels, id=f"{f.__name__}-{labels}") for f in LOSSES for labels in ("index", "probability")]
+# Each function with index labels, some also with probabilities: each case takes a second or two to compile.
+SOFT = [xent_any.cross_entropy, xent_any.linear_cross_entropy, xent_any.binary_cross_entropy]
+CASES = [
+    pytest.param(f, labels, id=f"{f.__name__}-{labels}")
+    for labels, functions in {"index": LOSSES, "probability": SOFT}.items()
+    for f in functions
+]
 ALL_CASES = [*CASES, *(pytest.param(f, None, id=f.__name__) for f in PARTS)]
 
 
