@@ -18,6 +18,11 @@ FUNCTIONS = [f for name in xent_any.__all__ if inspect.isfunction(f := getattr(x
 LOSSES = [f for f in FUNCTIONS if "labels" in inspect.signature(f).parameters]
 
 
+def some(cases, step, offset=0):
+    """Every `step`-th case; all of them where ``XENT_ANY_EVERY_CASE`` is set, as the scheduled job sets it."""
+    return list(cases)[offset::step] if "XENT_ANY_EVERY_CASE" not in os.environ else list(cases)
+
+
 def require(name):
     """That backend; the test is skipped where it cannot be used."""
     found = {info.name: info for info in xent_any.backends()}

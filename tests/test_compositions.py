@@ -1,7 +1,7 @@
 """Some of PyTorch's transforms composed, compiled and not; ``python tests/compositions.py`` tries them all."""
 
 import pytest
-from conftest import require
+from conftest import require, some
 
 torch = pytest.importorskip("torch")
 require("torch")
@@ -11,15 +11,14 @@ import compositions  # noqa: E402
 NAMES = list(compositions.FUNCTIONS)
 
 
-def some(order, step):
+def composed(order, step):
     """Each `step`-th composition of each function, other ones of each, of one row and of a batch in turn."""
     for offset, function in enumerate(NAMES):
-        for i, names in enumerate(compositions.compositions(order)):
-            if (i + offset) % step == 0:
-                yield pytest.param(function, names, (i // step + offset) % 2 == 0, id=f"{'-'.join(names)}-{function}")
+        for i, names in enumerate(some(compositions.compositions(order), step, offset % step)):
+            yield pytest.param(function, names, (i + offset) % 2 == 0, id=f"{'-'.join(names)}-{function}")
 
 
-@pytest.mark.parametrize(("function", "names", "batched"), [*some(1, 1), *some(2, 8), *some(3, 120)])
+@pytest.mark.parametrize(("function", "names", "batched"), [*composed(1, 1), *composed(2, 8), *composed(3, 120)])
 def test_eager(function, names, batched):
     assert compositions.wrong(function, names, batched=batched) is None
 
@@ -28,7 +27,7 @@ def test_eager(function, names, batched):
 REVERSE = [("cross_entropy", (outer, "grad"), False) for outer in ("grad", "jacrev")]
 
 
-@pytest.mark.parametrize(("function", "names", "batched"), [*REVERSE, *some(2, 48), *some(3, 340)])
+@pytest.mark.parametrize(("function", "names", "batched"), [*REVERSE, *composed(2, 48), *composed(3, 340)])
 def test_compiled(function, names, batched):
     assert compositions.wrong(function, names, batched=batched, backend="eager") is None
 

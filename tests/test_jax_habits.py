@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import FUNCTIONS, LOSSES, require
+from conftest import FUNCTIONS, LOSSES, require, some
 
 import xent_any
 
@@ -57,7 +57,7 @@ def given(f, labels):
     return arrays
 
 
-# Each function with index labels, some also with probabilities: each case takes a second or two to compile.
+# Each function with index labels, some also with probabilities. A case takes seconds to compile: each test has some.
 SOFT = [xent_any.cross_entropy, xent_any.linear_cross_entropy, xent_any.binary_cross_entropy]
 CASES = [
     pytest.param(f, labels, id=f"{f.__name__}-{labels}")
@@ -94,7 +94,7 @@ def split(arrays):
     return first, jnp.asarray(arrays[first]), {name: arrays[name] for name in others}
 
 
-@pytest.mark.parametrize(("f", "labels"), CASES)
+@pytest.mark.parametrize(("f", "labels"), some(CASES, 4, 1))
 def test_numpy_arrays_beside_jax_logits(f, labels):
     arrays = given(f, labels)
     first, x, others = split(arrays)
@@ -113,7 +113,7 @@ def test_numpy_arrays_beside_jax_logits(f, labels):
     assert jax.eval_shape(jax.jit(of), x, others) == jax.eval_shape(of, x, ours)
 
 
-@pytest.mark.parametrize(("f", "labels"), CASES)
+@pytest.mark.parametrize(("f", "labels"), some(CASES, 4, 2))
 def test_numpy_logits_with_jax_labels_are_an_error(f, labels):
     arrays = given(f, labels)
     arrays["labels"] = jnp.asarray(arrays["labels"])
@@ -140,7 +140,7 @@ def numbers_of(f):
     return [name for name in NUMBERS if name in inspect.signature(f).parameters]
 
 
-@pytest.mark.parametrize(("f", "labels"), CASES)
+@pytest.mark.parametrize(("f", "labels"), some(CASES, 4, 3))
 def test_numbers_that_are_traced(f, labels):
     """As if they were Python's, and NumPy's are, in value and derivative; also without weights."""
     every = {name: jnp.asarray(a) for name, a in given(f, labels).items()}
@@ -164,7 +164,7 @@ def test_numbers_that_are_traced(f, labels):
     close(f(**{**every, **{name: np.float32(number) for name, number in fixed.items()}}), expected[0][0])
 
 
-@pytest.mark.parametrize(("f", "labels"), CASES)
+@pytest.mark.parametrize(("f", "labels"), some(CASES, 4, 0))
 def test_derivatives_with_respect_to_numbers(f, labels):
     with jax.enable_x64(True):
         every = {name: jnp.asarray(a, float if a.dtype == DTYPE else int) for name, a in given(f, labels).items()}
@@ -191,7 +191,7 @@ def test_derivatives_with_respect_to_numbers(f, labels):
             np.testing.assert_allclose(forward[name], (up - down) / (2 * h), rtol=1e-7, atol=1e-7, err_msg=name)
 
 
-@pytest.mark.parametrize(("f", "labels"), CASES)
+@pytest.mark.parametrize(("f", "labels"), some(CASES, 4, 1))
 def test_numbers_out_of_range(f, labels):
     """An error where they can be read, elsewhere NaN."""
     arrays = {name: jnp.asarray(a) for name, a in given(f, labels).items()}
@@ -219,7 +219,7 @@ def test_a_traced_number_of_zero_is_none(number):
     close(jax.jit(of)(x, **{number: jnp.asarray(0.0)}), of(x))
 
 
-@pytest.mark.parametrize(("f", "labels"), ALL_CASES)
+@pytest.mark.parametrize(("f", "labels"), some(ALL_CASES, 4, 2))
 def test_strict_configurations(f, labels):
     """No promotion of ranks or dtypes is left to JAX, nothing in between is not finite, and no tracer is kept."""
     arrays = {name: jnp.asarray(a) for name, a in given(f, labels).items()}
@@ -257,7 +257,7 @@ def symbolic(arrays, sizes):
     return {name: jax.ShapeDtypeStruct(shapes[name], a.dtype) for name, a in arrays.items()}
 
 
-@pytest.mark.parametrize(("f", "labels"), ALL_CASES)
+@pytest.mark.parametrize(("f", "labels"), some(ALL_CASES, 4, 3))
 def test_export_with_sizes_that_are_not_known(f, labels):
     arrays = {name: jnp.asarray(a) for name, a in given(f, labels).items()}
     for numbers in (NUMBERS, {}):  # without them, the mean's divisor is the number of rows

@@ -368,7 +368,7 @@ def test_no_second_trace(subject: Subject, dtype: str) -> None:
 
 @check(
     "transforms.lazy.computed-early",
-    "No function computes a lazy array, or waits for a device.",
+    "No function computes a lazy array, or waits for a device; the shapes of its results are known.",
     source="docs/contract.md, Labels",
 )
 def test_nothing_is_computed_early(subject: Subject) -> None:
@@ -377,14 +377,23 @@ def test_nothing_is_computed_early(subject: Subject) -> None:
     f = subject.functions
     x, v, y, q, w, s = make(subject, "float32", X, V, Y, Q, *WEIGHTS.values())
     options = {"class_weight": w, "sample_weight": s} | NUMBERS
+    each: dict[str, Any] = {"reduction": "none"}
+    rows = X.shape[:1]
     with subject.backend.no_waiting():
         for labels in (y, q):
-            f.cross_entropy(x, labels, axis=-1, class_weight=w)
-            f.cross_entropy_value_and_grad(x, labels, **options)
-            f.cross_entropy_value_and_grad(x, labels, denominator=s[0], ignore_index=None)
-            f.cross_entropy_jvp(x, v, labels, **options, reduction="sum")
-            f.cross_entropy_hvp(x, v, labels, **options, reduction="none")
-            f.nll_loss(f.log_softmax(x), labels, class_weight=w, sample_weight=s, label_smoothing=0.25)
-        f.log_softmax(x), f.softmax(x, axis=0), f.logsumexp(x, keepdims=True)
-        f.binary_cross_entropy(x, q, pos_weight=w)
-        f.binary_cross_entropy_value_and_grad(x, q, pos_weight=2.5, sample_weight=q, reduction="none")
+            assert_shapes([f.cross_entropy(x, labels, axis=-1, class_weight=w)], ())
+            assert_shapes(f.cross_entropy_value_and_grad(x, labels, **options), (), X.shape)
+            assert_shapes(f.cross_entropy_value_and_grad(x, labels, denominator=s[0], ignore_index=None), (), X.shape)
+            assert_shapes(f.cross_entropy_jvp(x, v, labels, **options, reduction="sum"), (), ())
+            assert_shapes([f.cross_entropy_hvp(x, v, labels, **options, **each)], X.shape)
+            part = {name: options[name] for name in ("class_weight", "sample_weight", "label_smoothing")}
+            assert_shapes([f.nll_loss(-abs(x), labels, **part, **each)], rows)
+        parts = f.log_softmax(x), f.softmax(x, axis=0), f.logsumexp(x, keepdims=True)
+        assert_shapes(parts, X.shape, X.shape, (*rows, 1))
+        assert_shapes([f.binary_cross_entropy(x, q, pos_weight=w)], ())
+        binary = f.binary_cross_entropy_value_and_grad(x, q, pos_weight=2.5, sample_weight=q, **each)
+        assert_shapes(binary, X.shape, X.shape)
+
+
+def assert_shapes(results: Any, *expected: tuple[int, ...]) -> None:
+    same([result.shape for result in results], list(expected), "shapes")
