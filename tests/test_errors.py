@@ -425,3 +425,51 @@ def test_a_library_that_says_less_than_it_can(monkeypatch):
     x = np.zeros((1, 2))
     for function in (xent_any.softmax, xent_any.log_softmax):
         assert function(x).shape == (1, 2)
+
+
+def of_library(name, values):
+    if name == "torch":
+        return pytest.importorskip(name).as_tensor(values)
+    if name == "array_api_strict":
+        return pytest.importorskip(name).asarray(values)
+    return pytest.importorskip("jax.numpy").asarray(values) if name == "jax" else np.asarray(values)
+
+
+LIBRARY = pytest.mark.parametrize("library", ["numpy", "torch", "jax", "array_api_strict"])
+
+
+@LIBRARY
+@pytest.mark.parametrize("argument", ["reduction", "ignore_index"])
+@pytest.mark.parametrize("value", [np.ones(3), np.array(1.5)])
+def test_option_that_is_an_array_is_named(library, argument, value):
+    logits, labels = of_library(library, np.zeros((2, 3), np.float32)), of_library(library, np.array([0, 1]))
+    with pytest.raises((TypeError, ValueError), match=rf"^{argument}: "):
+        xent_any.cross_entropy(logits, labels, **{argument: of_library(library, value)})
+
+
+@pytest.mark.parametrize("value", [int])
+def test_option_that_is_a_type_is_named(value):
+    with pytest.raises(TypeError, match=r"^ignore_index: "):
+        xent_any.cross_entropy(np.zeros((2, 3)), np.array([0, 1]), ignore_index=value)
+
+
+@LIBRARY
+def test_keepdims_that_is_an_array_is_named(library):
+    logits = of_library(library, np.zeros((2, 3), np.float32))
+    with pytest.raises((TypeError, ValueError), match=r"^keepdims: "):
+        xent_any.logsumexp(logits, keepdims=of_library(library, np.ones(3)))
+
+
+def test_dtype_in_place_of_an_array_is_named():
+    with pytest.raises(TypeError, match=r"^x: "):
+        xent_any.softmax(pytest.importorskip("torch").float32)
+
+
+@pytest.mark.parametrize("library", ["torch", "jax"])
+def test_smoothing_above_1_as_an_array_is_not_rounded_to_1(library):
+    logits, labels = of_library(library, np.zeros((2, 3), np.float32)), of_library(library, np.array([0, 1]))
+    smoothing = np.array(1 + 1e-12)
+    if library == "torch":
+        smoothing = of_library(library, smoothing)
+    with pytest.raises(ValueError, match=r"^label_smoothing: "):
+        xent_any.cross_entropy(logits, labels, label_smoothing=smoothing)

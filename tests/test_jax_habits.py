@@ -344,3 +344,67 @@ def test_shard_map():
         cwd=Path(__file__).parent,
     )
     assert done.stdout.strip() == "as on one device", done.stderr[-3000:]
+
+
+@pytest.fixture
+def narrow_jax():
+    jax = pytest.importorskip("jax")
+    before = jax.config.jax_enable_x64
+    jax.config.update("jax_enable_x64", False)
+    yield jax
+    jax.config.update("jax_enable_x64", before)
+
+
+LARGE = 1 << 32
+"""Which JAX cuts to 0 where its integers have 32 bits."""
+
+
+@pytest.mark.parametrize("traced", [False, True])
+@pytest.mark.parametrize("name", ["sample_weight", "class_weight", "denominator", "z_loss"])
+@pytest.mark.parametrize("value", [LARGE + 1, 1 - LARGE])
+def test_integers_of_numpy_beside_jax_logits_are_not_cut(narrow_jax, traced, name, value):
+    jax = narrow_jax
+    logits, labels = np.array([[0.0, 1.0], [2.0, 0.0]], np.float32), np.array([0, 1])
+    option = {name: np.array([1, value]) if name.endswith("weight") else np.array(value)}
+
+    def loss(x):
+        return xent_any.cross_entropy(x, labels, **option)
+
+    def answer(function, x):
+        try:
+            return float(function(x))
+        except ValueError:
+            return float("nan")
+
+    found = answer(jax.jit(loss) if traced else loss, jax.numpy.asarray(logits))
+    np.testing.assert_allclose(found, answer(loss, logits), rtol=1e-5)
+
+
+@pytest.mark.parametrize("traced", [False, True])
+def test_binary_integers_of_numpy_beside_jax_logits_are_not_cut(narrow_jax, traced):
+    jax = narrow_jax
+    labels = np.array([LARGE])
+
+    def loss(x):
+        return xent_any.binary_cross_entropy(x, labels)
+
+    logits = jax.numpy.asarray([3.0])
+    if traced:
+        assert np.isnan(float(jax.jit(loss)(logits)))
+    else:
+        with pytest.raises(ValueError, match=r"^labels: "):
+            loss(logits)
+
+
+@pytest.mark.filterwarnings("error")
+def test_float64_of_numpy_beside_jax_logits_does_not_warn(narrow_jax):
+    jnp = narrow_jax.numpy
+    with pytest.raises(ValueError, match=r"^sample_weight: "):
+        xent_any.cross_entropy(jnp.zeros((2, 2)), np.array([0, 1]), sample_weight=np.array([1, 1e300]))
+
+
+def test_numbers_out_of_range_are_nan_in_a_traced_hvp():
+    jax = pytest.importorskip("jax")
+    logits, labels = jax.numpy.asarray([[0.0, 1.0]]), jax.numpy.asarray([0])
+    found = jax.jit(lambda e: xent_any.cross_entropy_hvp(logits, logits, labels, label_smoothing=e))(-0.5)
+    assert np.isnan(np.asarray(found)).all()

@@ -20,6 +20,7 @@ from test_torch_dropin import INF, NAN, REDUCTIONS, RTOL, _one_thread, indices, 
 torch = pytest.importorskip("torch", reason="torch: not installed")
 F = torch.nn.functional
 
+import xent_any  # noqa: E402
 import xent_any_backends.torch as ours  # noqa: E402  (it needs torch)
 from xent_any_backends.torch import _functional  # noqa: E402
 
@@ -433,3 +434,57 @@ def test_older_pytorch():
     done = subprocess.run([sys.executable, "-c", OLDER], capture_output=True, text=True, check=False)
     assert done.stderr == ""
     assert done.stdout.startswith("LinearCrossEntropyLoss: needs PyTorch 2.13 or newer, got ")
+
+
+def small_layer(dtype):
+    torch.manual_seed(0)
+    hidden, weight = torch.randn(2, 3).to(dtype), torch.randn(4, 3).to(dtype)
+    return hidden, weight, torch.zeros(4).to(dtype), torch.tensor([0, 1])
+
+
+HALF = pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+
+
+@HALF
+@pytest.mark.parametrize("which", ["hidden", "bias"])
+def test_half_layer_under_torch_func_where_the_weight_is_plain(dtype, which):
+    hidden, weight, bias, labels = small_layer(dtype)
+
+    def loss(a):
+        given = (a, bias) if which == "hidden" else (hidden, a)
+        return xent_any.linear_cross_entropy(given[0], weight, labels, bias=given[1])
+
+    def wide(a):
+        given = (a, bias.double()) if which == "hidden" else (hidden.double(), a)
+        return xent_any.linear_cross_entropy(given[0], weight.double(), labels, bias=given[1])
+
+    at = hidden if which == "hidden" else bias
+    torch.testing.assert_close(
+        torch.func.grad(loss)(at), torch.func.grad(wide)(at.double()), rtol=0.02, atol=0.02, check_dtype=False
+    )
+
+
+@HALF
+def test_half_layer_second_derivative_where_only_hidden_is_differentiated(dtype):
+    hidden, weight, _, labels = small_layer(dtype)
+    hidden.requires_grad_()
+    loss = xent_any.linear_cross_entropy(hidden, weight, labels)
+    (first,) = torch.autograd.grad(loss, hidden, create_graph=True)
+    torch.autograd.grad(first.float().square().sum(), hidden)
+
+
+@HALF
+def test_half_layer_under_vmap(dtype):
+    hidden, weight, _, labels = small_layer(dtype)
+    torch.vmap(lambda a: xent_any.linear_cross_entropy(a, weight, labels))(torch.stack([hidden, hidden]))
+
+
+@HALF
+@pytest.mark.parametrize("recompute", [None, True])
+def test_half_layer_batched_gradients(dtype, recompute):
+    hidden, weight, bias, labels = small_layer(dtype)
+    hidden.requires_grad_()
+    loss = xent_any.linear_cross_entropy(hidden, weight, labels, bias=bias.requires_grad_(), recompute=recompute)
+    (found,) = torch.autograd.grad(loss, hidden, torch.ones(3), is_grads_batched=True, retain_graph=True)
+    (one,) = torch.autograd.grad(loss, hidden)
+    torch.testing.assert_close(found, one.expand(3, 2, 3), rtol=0.02, atol=0.02)

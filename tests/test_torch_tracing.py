@@ -54,6 +54,10 @@ FUNCTIONS = {
         lambda x, y: ours.binary_cross_entropy_with_logits(x, x.sigmoid()),
         lambda x, y: F.binary_cross_entropy_with_logits(x, x.sigmoid()),
     ),
+    "linear of probabilities": (
+        lambda x, y: ours.linear_cross_entropy(x, LAYER, x @ LAYER.T),
+        lambda x, y: F.cross_entropy(x @ LAYER.T, x @ LAYER.T),
+    ),
     "linear": (
         lambda x, y: ours.linear_cross_entropy(x, LAYER, y),
         lambda x, y: F.cross_entropy(x @ LAYER.T, y),
@@ -99,7 +103,7 @@ def test_trace(name, differentiated):
     x, y = MADE_WITH
     w = torch.ones((), requires_grad=differentiated == "weight")
     x = x.clone().requires_grad_(differentiated == "logits")
-    traced = torch.jit.trace(lambda x, y: f(x * w, y), (x, y))
+    traced = torch.jit.trace(lambda x, y, w: f(x * w, y), (x, y, w))
     file = io.BytesIO()
     torch.jit.save(traced, file)
     file.seek(0)
@@ -107,7 +111,7 @@ def test_trace(name, differentiated):
         for logits, y in RUN_WITH.values():
             x = logits.clone().requires_grad_()
             expected = reference(x, y)
-            found = run(x, y)
+            found = run(x, y, w)
             torch.testing.assert_close(found, expected, rtol=1e-5, atol=2e-6)
             cotangent = torch.linspace(-1, 1, expected.numel()).reshape(expected.shape) + 1
             (slope,) = torch.autograd.grad(expected, x, cotangent)

@@ -468,7 +468,7 @@ def binary_problem(
         if not is_dtype(xp, labels, REAL):
             expected, got = "a real floating, an integer or the bool dtype", f"got {dtype_text(labels.dtype)}"
             raise invalid(TypeError, "labels", expected, got, "cast it")
-        labels = _rows.cast(xp, labels, dtype)
+        labels = in_dtype(context, labels, dtype)
     is_wide = is_wider(xp, labels.dtype, dtype)
     if not unrestricted and (is_wide or backend.is_readable(labels)):
         wrong = ~((labels >= 0) & (labels <= 1))
@@ -678,8 +678,10 @@ def checked_number(
         )
     if not is_dtype(xp, value, ("integral", "real floating")):
         raise invalid(TypeError, name, expected, f"got an array of {dtype_text(value.dtype)}", "cast it")
-    values, largest = _rows.cast(xp, value, dtype), float(xp.finfo(dtype).max)
+    values, largest = in_dtype(context, value, dtype), float(xp.finfo(dtype).max)
     is_right = (values >= max(low, 4 / largest)) & (values <= min(high, largest))
+    if high == 1:  # to which it may round
+        is_right = is_right & (value <= 1)
     if low == 0:
         is_right = is_right | (value == 0)
     if first_true(context, ~is_right) is not None:
@@ -704,7 +706,7 @@ def require_held(xp: Any, dtype: Any, values: Mapping[str, Any]) -> None:
 
 def checked_denominator(denominator: float | Array | None, reduction: str) -> float | Array | None:
     """`denominator`, where it is a number as a float; and `reduction` is checked."""
-    if reduction not in REDUCTIONS:
+    if not (isinstance(reduction, str) and reduction in REDUCTIONS):
         raise invalid(ValueError, "reduction", "'none', 'mean' or 'sum'", f"got {reduction!r}")
     if denominator is None:
         return None
@@ -728,7 +730,7 @@ def checked_weight(
 ) -> Array:
     """`weight` in `dtype`; what is negative or not finite raises where it can be read, elsewhere it is NaN."""
     xp = context.xp
-    values = _rows.cast(xp, weight, dtype)
+    values = in_dtype(context, weight, dtype)
     if unrestricted:
         return values
     wrong = ~(((values > 0) if positive else (values >= 0)) & (values < INF))
@@ -747,6 +749,16 @@ def checked_weight(
     return xp.where(wrong, NAN, values)
 
 
+def in_dtype(context: Context, array: Array, dtype: Any) -> Array:
+    """An array in a floating dtype: of another library that is taken, before its numbers are cut to fewer bits."""
+    xp, backend = context
+    if not backend.takes(array):
+        return _rows.cast(xp, array, dtype)
+    own = backend_of(type(array))
+    with own.quiet():
+        return xp.asarray(_rows.cast(own.namespace_of(array), array, dtype))
+
+
 def is_wider(xp: Any, dtype: Any, than: Any) -> bool:
     """Whether a floating dtype holds numbers that are infinite or 0 in another."""
     if dtype == than or not xp.isdtype(dtype, "real floating"):
@@ -757,7 +769,11 @@ def is_wider(xp: Any, dtype: Any, than: Any) -> bool:
 def comparable(context: Context, labels: Array, ignore_index: int | None) -> Indices:
     """How index labels, and `ignore_index` with them, are compared."""
     xp, backend = context
-    if ignore_index is not None and (isinstance(ignore_index, bool) or not hasattr(ignore_index, "__index__")):
+    try:
+        value = None if ignore_index is None else operator.index(ignore_index)
+    except Exception:  # noqa: BLE001  (arrays raise what their library raises)
+        value = False
+    if isinstance(ignore_index, bool) or value is False:
         got = f"got {type(ignore_index).__name__} {ignore_index!r}"
         raise invalid(TypeError, "ignore_index", "an integer or None", got, "None ignores no label")
     info = xp.iinfo(labels.dtype)
@@ -766,7 +782,6 @@ def comparable(context: Context, labels: Array, ignore_index: int | None) -> Ind
     # Labels no wider than the default integer are compared in it. Unsigned ones that do not fit turn negative there,
     # which is no class.
     dtype = default if info.max < size else labels.dtype
-    value = None if ignore_index is None else operator.index(ignore_index)
     if value is not None:
         value = None if not info.min <= value <= info.max else value if value <= xp.iinfo(dtype).max else value - size
     return Indices(dtype, value)

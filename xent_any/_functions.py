@@ -582,6 +582,8 @@ def logsumexp(x: ArrayT, axis: int = -1, keepdims: bool = False) -> ArrayT:
     1000.69314718...
     """
     result: ArrayT = _check.transform(_rows.logsumexp, x, axis, keeps_axis=False)
+    if not isinstance(keepdims, bool):
+        raise _errors.invalid(TypeError, "keepdims", "True or False", f"got {type(keepdims).__name__}")
     if keepdims:
         result = array_namespace(x).expand_dims(result, axis=operator.index(axis))
     return result

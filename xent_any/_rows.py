@@ -150,7 +150,8 @@ class Target(NamedTuple):
         """Whether all of a row's Q are 0, (*lead) or of fewer axes."""
         if not (options.unrestricted and self.is_spread_unevenly):
             return self.total == 0  # of numbers that are not negative
-        return xp.all(self.spread == 0, axis=-1) & (self.peak == 0)
+        is_zero = xp.all(self.spread == 0, axis=-1)
+        return is_zero if isinstance(self.peak, float) else is_zero & (self.peak == 0)
 
     def spread_at(self, xp: Any, options: Options, k: Array) -> Array | float:
         """`spread` at the class k (*lead)."""
@@ -368,7 +369,10 @@ def target(xp: Any, options: Options, count: int, labels: Array, a: Array, w: Ar
     if is_zero(even):
         return Target(labels, peak, None, peak)
     if w is None:
-        return Target(labels, peak, even if isinstance(even, float) else xp.broadcast_to(even, (count,)), 1.0)
+        if isinstance(even, float):
+            return Target(labels, peak, even, 1.0)
+        one = 1 + 0 * smoothing  # NaN where that is
+        return Target(labels, peak, xp.broadcast_to(even, (count,)), xp.broadcast_to(one, a.shape))
     spread = even * w
     return Target(labels, peak, spread, peak + backend.sum(xp, spread))
 

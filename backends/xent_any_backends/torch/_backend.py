@@ -49,6 +49,8 @@ class Torch(Backend):
         return torch_namespace
 
     def namespace_of(self, array: Any) -> Any:
+        if not isinstance(array, torch.Tensor):  # of another type of PyTorch's: a dtype, a device
+            raise TypeError(type(array).__name__)
         return torch_namespace
 
     def devices(self) -> Sequence[Any]:
@@ -243,6 +245,7 @@ class Torch(Backend):
 
     def affine(self, xp: Any, hidden: Any, weight: Any, bias: Any, dtype: Any) -> Any:
         if not self.is_computed(hidden, weight, bias):
+            weight = weight.to(dtype)  # it may have been left as it is, when it alone was looked at
             return hidden @ weight.T if bias is None else torch.addmm(bias, hidden, weight.T)
         if weight.dtype == dtype:
             x = hidden @ weight.T
@@ -258,8 +261,8 @@ class Torch(Backend):
         return g.to(weight.dtype) if weight.dtype == torch.bfloat16 and self.is_computed(g, weight) else g
 
     def product(self, xp: Any, g: Any, weight: Any) -> Any:
-        if weight.dtype == g.dtype:
-            return (g @ weight).to(torch.promote_types(g.dtype, torch.float32))
+        if weight.dtype == g.dtype or not self.is_computed(g, weight):
+            return (g @ weight.to(g.dtype)).to(torch.promote_types(g.dtype, torch.float32))
         return sum(g[:, part] @ weight[part].to(g.dtype) for part in parts_of(weight))
 
     def add_product(self, xp: Any, total: Any, g: Any, hidden: Any) -> Any:

@@ -106,7 +106,8 @@ def cross_entropy(
     * NaN in an ignored row has a gradient of 0, and so has the mean over nothing, which is NaN in PyTorch as here;
     * a probability or a class weight of 0 is 0 times anything: a logit of -inf, or a row of NaN, costs 0, not NaN;
     * indices are taken in any integer dtype, and `weight` can be differentiated whatever the target is;
-    * a mean over weights of which one is infinite has a gradient of NaN in every row that counts;
+    * infinite weights and probabilities may give NaN where PyTorch gives an infinity; a mean over weights of which one
+      is infinite has a gradient of NaN in every row that counts;
     * with a `target` or `weight` of float64, all of it is computed in float64.
 
     Examples
