@@ -710,9 +710,9 @@ rows(
 )
 checked(
     "binary mean over the number of elements",
-    '    divisor = denominator if reduction == "mean" else 1.0\n',
-    "    count = float(max(1, math.prod(logits.shape)))\n"
-    '    divisor = 1.0 if reduction != "mean" else count if denominator is None else denominator\n',
+    '        divisor = denominator if reduction == "mean" else 1.0\n',
+    "        count = float(max(1, math.prod(logits.shape)))\n"
+    '        divisor = 1.0 if reduction != "mean" else count if denominator is None else denominator\n',
     by="contract.binary.divisor",
 )
 rows(
