@@ -670,11 +670,11 @@ class _Linear(torch.autograd.Function):
         ctx.empty = empty
         if task.recompute:
             ctx.save_for_backward(*arrays)
-            return BACKEND.linear(task)
+            return _whole(BACKEND.linear(task))
         wanted = [ctx.needs_input_grad[i + 1] for i in task.LAYER]
         losses, *gradients = _computed(task, lambda task: task.losses_and_gradients(*wanted, rounded=False))
         ctx.save_for_backward(*arrays, *gradients)
-        return task.reduced(losses)
+        return _whole(task.reduced(losses))
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Any) -> Any:
@@ -698,6 +698,11 @@ class _Linear(torch.autograd.Function):
             for i, cotangent in zip(others, pull((c,)), strict=True):
                 found[i] = cotangent
         return None, *found
+
+
+def _whole(result: Any) -> Any:
+    """A result that is no view of another tensor, which nobody could write to in place, as by ``loss /= steps``."""
+    return result.clone() if result._is_view() else result
 
 
 def _scaled(gradients: Sequence[Any], c: Any, arrays: Sequence[Any]) -> list[Any]:
