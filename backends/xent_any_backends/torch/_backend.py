@@ -559,11 +559,25 @@ def _pulled(ctx: Any, arrays: Sequence[Any], cotangents: Sequence[Any], backend:
             found[0] = task.vjp(tuple(cotangents))
         others = [i for i in range(1, len(arrays)) if ctx.needs_input_grad[i + 2]]
         if others:
-            results, pull = _vjp(task.partial(others), *(arrays[i] for i in others))
-            whole = (torch.zeros_like(r) if c is None else c for r, c in zip(results, cotangents, strict=True))
-            for i, cotangent in zip(others, pull(tuple(whole)), strict=True):
+            given = [arrays[i] for i in others]
+            for i, cotangent in zip(others, _pulled_by_autograd(task.partial(others), given, cotangents), strict=True):
                 found[i] = cotangent
     return found
+
+
+def _pulled_by_autograd(function: Any, arrays: Sequence[Any], cotangents: Sequence[Any]) -> Sequence[Any]:
+    """The cotangents of arrays that require grad, of which `function` makes results; None for one of them is 0."""
+    if torch.compiler.is_compiling() or get_interpreter_stack():
+        results, pull = _vjp(function, *arrays)
+        whole = (torch.zeros_like(r) if c is None else c for r, c in zip(results, cotangents, strict=True))
+        return pull(tuple(whole))  # type: ignore[no-any-return]
+    # `torch.func` refuses to run in hooks for saved tensors, which may be there for the whole of a training step.
+    with torch.enable_grad():
+        arrays = [a.view_as(a) for a in arrays]
+        pairs = [(r, c) for r, c in zip(function(*arrays), cotangents, strict=True) if c is not None]
+    results, cotangents = zip(*pairs, strict=True)
+    options = {"create_graph": torch.is_grad_enabled(), "materialize_grads": True}
+    return torch.autograd.grad(results, arrays, cotangents, **options)
 
 
 class _Eager(_Compiled):
@@ -694,8 +708,8 @@ class _Linear(torch.autograd.Function):
                 found[i] = gradient
         others = [i for i, is_needed in enumerate(needed) if is_needed and found[i] is None]
         if others:
-            _, pull = _vjp(task.partial(others), *(arrays[i] for i in others))
-            for i, cotangent in zip(others, pull((c,)), strict=True):
+            given = [arrays[i] for i in others]
+            for i, cotangent in zip(others, _pulled_by_autograd(task.partial(others), given, cotangents), strict=True):
                 found[i] = cotangent
         return None, *found
 
