@@ -79,18 +79,19 @@ def plain_step(forward=lambda model: model):
 
 
 def check_beside(train):
-    """`train(library, dtype, order)` with our loss is as near to float64 as with PyTorch's, in the worst order of rows.
+    """`train(library, dtype, order)` with our loss: in float64 the same, else as near to that as with PyTorch's.
 
-    The order makes no difference but for rounding. And it is no stand-still that agrees.
+    The order of the rows makes no difference but for rounding; errors are root mean squares over orders and numbers.
     """
-    exact, found = train(nn, torch.float64), train(ours, torch.float64)
-    torch.testing.assert_close(found, exact, rtol=1e-12, atol=1e-13)
+    exact = train(nn, torch.float64)
+    torch.testing.assert_close(train(ours, torch.float64), exact, rtol=1e-12, atol=1e-13)
 
     def error(library):
-        return max((train(library, torch.float32, order) - exact).abs().max().item() for order in ORDERS)
+        found = torch.stack([train(library, torch.float32, order) for order in ORDERS])
+        return (found - exact).square().mean().sqrt().item()
 
     theirs = error(nn)
-    assert 0 < theirs < 0.1
+    assert 0 < theirs < 0.03
     assert error(ours) <= 2 * theirs
 
 
@@ -191,7 +192,12 @@ X, H, W, B = (
     torch.randn(shape, generator=torch.Generator().manual_seed(i), dtype=torch.float64)
     for i, shape in enumerate([(N, C), (N, D), (C, D), (C,)])
 )
-Y, P, Q, S = torch.tensor([1, IGNORED, 3, 0, 4, 2, 2, 0]), X.softmax(-1), torch.rand(N, C).double(), torch.rand(N).double()
+Y, P, Q, S = (
+    torch.tensor([1, IGNORED, 3, 0, 4, 2, 2, 0]),
+    X.softmax(-1),
+    torch.rand(N, C).double(),
+    torch.rand(N).double(),
+)
 POSITIVE = torch.rand(C).double()
 CALLS = {
     "cross_entropy": (ours.cross_entropy, {"input": X, "target": Y, "weight": POSITIVE, "sample_weight": S}),
@@ -406,6 +412,8 @@ def test_hugging_face_step(compute_loss_func, counts):
     expected = Trainer(theirs_of, torch.float64, counts=counts).train()
     found = Trainer(compute_loss_func, torch.float64, counts=counts).train()
     torch.testing.assert_close(found, expected, rtol=1e-11, atol=1e-12)
-    theirs = (Trainer(theirs_of, torch.float32, counts=counts).train() - expected).abs().max()
-    single = (Trainer(compute_loss_func, torch.float32, counts=counts).train() - expected).abs().max()
-    assert single <= 2 * theirs
+    errors = [
+        (Trainer(f, torch.float32, counts=counts).train() - expected).square().mean().sqrt().item()
+        for f in (theirs_of, compute_loss_func)
+    ]
+    assert errors[1] <= 2 * errors[0]
