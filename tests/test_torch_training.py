@@ -133,7 +133,7 @@ def scaled_step(scaler, dtype):
 @pytest.mark.parametrize("half", [torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("loss", LOSSES)
 def test_mixed_precision(loss, half):
-    """A scale that overflows float16 as well: the same steps are left out, and the scale is what PyTorch's loss makes."""
+    """Under autocast, in float16 with a scale, which is what PyTorch's loss makes of it."""
     scales = {}
 
     def train(library, dtype, order=slice(None)):
@@ -192,13 +192,8 @@ X, H, W, B = (
     torch.randn(shape, generator=torch.Generator().manual_seed(i), dtype=torch.float64)
     for i, shape in enumerate([(N, C), (N, D), (C, D), (C,)])
 )
-Y, P, Q, S = (
-    torch.tensor([1, IGNORED, 3, 0, 4, 2, 2, 0]),
-    X.softmax(-1),
-    torch.rand(N, C).double(),
-    torch.rand(N).double(),
-)
-POSITIVE = torch.rand(C).double()
+Y, P, Q = torch.tensor([1, IGNORED, 3, 0, 4, 2, 2, 0]), X.softmax(-1), X.sigmoid()
+S, POSITIVE = H[:, 0].exp(), B.exp()
 CALLS = {
     "cross_entropy": (ours.cross_entropy, {"input": X, "target": Y, "weight": POSITIVE, "sample_weight": S}),
     "cross_entropy, probabilities": (ours.cross_entropy, {"input": X, "target": P, "weight": POSITIVE}),
@@ -219,8 +214,14 @@ CALLS = {
     "log_softmax": (ours.log_softmax, {"input": X, "dim": 1}),
 }
 OF_THE_CORE = {
-    **{"logits": X, "x": X, "log_probs": X.log_softmax(-1), "hidden": H, "weight": W, "bias": B, "tangent": Q},
-    **{"vector": Q, "class_weight": POSITIVE, "sample_weight": S, "pos_weight": POSITIVE},
+    **dict.fromkeys(("logits", "x"), X),
+    **dict.fromkeys(("tangent", "vector"), Q),
+    **dict.fromkeys(("class_weight", "pos_weight"), POSITIVE),
+    "log_probs": X.log_softmax(-1),
+    "hidden": H,
+    "weight": W,
+    "bias": B,
+    "sample_weight": S,
 }
 for _name in xent_any.__all__:
     _parameters = inspect.signature(getattr(xent_any, _name)).parameters if _name[0].islower() else {}
@@ -288,7 +289,7 @@ def test_results_can_be_written_to(name, count):
         options = {"reduction": reduction} if "reduction" in inspect.signature(f).parameters else {}
         found, expected = (leaves(f(**given, **options)) for _ in range(2))
         for result, other in zip(found, expected, strict=True):
-            result /= 2
+            result /= 2  # noqa: PLW2901  (in place)
             torch.testing.assert_close(result, other / 2)
         halves, wholes = (gradients(sum(a.sum() for a in leaves(r)), given) for r in (found, expected))
         torch.testing.assert_close([2 * g for g in halves], wholes)
