@@ -120,7 +120,7 @@ def wrong_options(function, taken):
         yield "denominator", lambda make: 1e39, "cast them to a wider dtype"
     if "weight" in taken:
         yield "weight", lambda make: make(X.T[:3]), "transpose it"
-        yield "weight", lambda make: make(X.astype(OTHER)), "cast weight or hidden"
+        yield "weight", lambda make: make(X.astype(np.int64)), "cast it"
         yield "max_bytes", lambda make: 0, "a positive number of bytes"
         yield "recompute", lambda make: 1, "True, False or None"
 

@@ -1,5 +1,6 @@
 """linear_cross_entropy: what is no check of a backend: memory, blocks, second derivatives, both policies."""
 
+import itertools
 import tracemalloc
 
 import numpy as np
@@ -428,3 +429,87 @@ def test_jax_holds_a_block(recompute):
     )
     memory = jax.jit(f).lower(hidden, weight).compile().memory_analysis()
     assert memory.temp_size_in_bytes < size < 20_000 * 1024 * 4 / 4
+
+
+PRECISION = {"float16": "float32", "bfloat16": "float32"}
+"""What is computed in another precision than its own."""
+UNEQUAL = ["array_api_strict", "jax", "mlx", "numpy", "torch"]
+
+
+def unequal(backend):
+    """Dtypes of the layer's inputs, weight and bias, not all the same; and that which they are computed in."""
+    dtypes = sorted(backend.dtypes(backend.devices()[0]))
+    for a, b in itertools.permutations(dtypes, 2):
+        for several in ((a, b, a), (b, b, a)):
+            yield several, max(PRECISION.get(dtype, dtype) for dtype in several)
+
+
+@pytest.mark.parametrize("library", UNEQUAL)
+def test_unequal_dtypes(library):
+    """The same as of arguments in the widest of them, at least float32; each gradient in the dtype of its argument."""
+    backend = require(library)
+    device = backend.devices()[0]
+    labels = backend.asarray(LABELS.reshape(2, 3), "int32", device)
+    layer = HIDDEN.reshape(2, 3, 4), WEIGHT, BIAS
+    count = 0
+    for dtypes, dtype in unequal(backend):
+        h, w, b = (backend.asarray(a, own, device) for a, own in zip(layer, dtypes, strict=True))
+        xp = xent_any._backend.backend_of(type(h)).namespace_of(h)
+        like = backend.asarray(BIAS, dtype, device).dtype
+        wide = [xp.astype(a, like) for a in (h, w, b)]
+        expected, gradients = xent_any.linear_cross_entropy_value_and_grad(*wide[:2], labels, bias=wide[2])
+        loss, found = xent_any.linear_cross_entropy_value_and_grad(h, w, labels, bias=b)
+        alone = xent_any.linear_cross_entropy(h, w, labels, bias=b)
+        assert loss.dtype == alone.dtype == like
+        for result in (loss, alone):
+            np.testing.assert_array_equal(backend.to_numpy(result), backend.to_numpy(expected))
+        for gradient, exact, a in zip(found, gradients, (h, w, b), strict=True):
+            assert (gradient.dtype, gradient.shape) == (a.dtype, a.shape)
+            assert bool(xp.all(gradient == xp.astype(exact, a.dtype)))
+        count += 1
+    assert count >= 4
+
+
+@policies
+def test_unequal_dtypes_under_autocast(recompute):
+    """On PyTorch autocast changes nothing: the core never lets it choose."""
+    torch = pytest.importorskip("torch")
+    backend, labels = require("torch"), torch.as_tensor(LABELS.reshape(2, 3))
+    for dtypes, dtype in unequal(backend):
+        layer = [
+            torch.as_tensor(a).to(getattr(torch, own)).requires_grad_()
+            for a, own in zip((HIDDEN.reshape(2, 3, 4), WEIGHT, BIAS), dtypes, strict=True)
+        ]
+        wide = [a.detach().to(getattr(torch, dtype)).requires_grad_() for a in layer]
+        results = []
+        for (h, w, b), is_autocast in ((wide, False), (layer, False), (layer, True)):
+            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=is_autocast):
+                loss = xent_any.linear_cross_entropy(h, w, labels, bias=b, recompute=recompute)
+            results.append((loss, *torch.autograd.grad(loss, (h, w, b))))
+        expected = [results[0][0], *(g.to(a.dtype) for g, a in zip(results[0][1:], layer, strict=True))]
+        for found in results[1:]:
+            torch.testing.assert_close(list(found), expected, rtol=0, atol=0)
+
+
+@policies
+def test_unequal_dtypes_on_jax(recompute):
+    """bfloat16 and float32, differentiated, also where JAX is told to promote no dtypes."""
+    jax = pytest.importorskip("jax")
+    require("jax")
+    jnp, labels = jax.numpy, jax.numpy.asarray(LABELS)
+    layer = [
+        jnp.asarray(a, own) for a, own in zip((HIDDEN, WEIGHT, BIAS), ("bfloat16", "float32", "bfloat16"), strict=True)
+    ]
+
+    def loss(h, w, b):
+        return xent_any.linear_cross_entropy(h, w, labels, bias=b, recompute=recompute)
+
+    of = jax.jit(jax.value_and_grad(loss, (0, 1, 2)))
+    expected, gradients = of(*(a.astype("float32") for a in layer))
+    with jax.numpy_dtype_promotion("strict"):
+        found, own = of(*layer)
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    for gradient, exact, a in zip(own, gradients, layer, strict=True):
+        assert gradient.dtype == a.dtype
+        unit = float(jnp.finfo(a.dtype).eps)
+        np.testing.assert_allclose(gradient.astype("float32"), exact, rtol=unit, atol=1e-6)

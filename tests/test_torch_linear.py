@@ -355,7 +355,12 @@ def test_a_row_of_nan_whose_target_only_sums_to_0():
 def test_signature(name):
     theirs = getattr(F, name, None) or getattr(torch.nn, name)
     own, expected = (list(inspect.signature(f).parameters.values()) for f in (getattr(ours, name), theirs))
-    assert [(p.name, p.kind, p.default) for p in own] == [(p.name, p.kind, p.default) for p in expected]
+    extra = own[len(expected) :]
+    assert [(p.name, p.kind, p.default) for p in own[: len(expected)]] == [
+        (p.name, p.kind, p.default) for p in expected
+    ]
+    assert {p.name for p in extra} == ({"z_loss", "softcap", "denominator", "max_bytes"} if name == NAME else set())
+    assert {p.kind for p in extra} <= {inspect.Parameter.KEYWORD_ONLY}
 
 
 @pytest.mark.parametrize("name", [NAME, "LinearCrossEntropyLoss"])
@@ -488,3 +493,54 @@ def test_half_layer_batched_gradients(dtype, recompute):
     (found,) = torch.autograd.grad(loss, hidden, torch.ones(3), is_grads_batched=True, retain_graph=True)
     (one,) = torch.autograd.grad(loss, hidden)
     torch.testing.assert_close(found, one.expand(3, 2, 3), rtol=0.02, atol=0.02)
+
+
+POSITIONS = (2, 3)
+EXTRAS = {"none": {}, "all": {"z_loss": 0.1, "softcap": 2.0, "max_bytes": 4096}}
+
+
+@pytest.mark.parametrize("extras", EXTRAS)
+@pytest.mark.parametrize("soft", [False, True], ids=["indices", "probabilities"])
+def test_positions(soft, extras):
+    """Inputs (B, T, D) with a target of each position, and what PyTorch has not: as the core computes it."""
+    x, target = normal(*POSITIONS, 4), uniform(*POSITIONS, 5) if soft else indices(*POSITIONS)
+    if not soft:
+        target[0, 1] = -100
+    for reduction, denominator in (*product(REDUCTIONS, [None]), ("mean", 7.0), ("mean", torch.tensor(7))):
+        given = {"reduction": reduction, "label_smoothing": 0.1, "denominator": denominator, **EXTRAS[extras]}
+        results = []
+        for function in (ours.linear_cross_entropy, xent_any.linear_cross_entropy):
+            h, w, b = (a.clone().requires_grad_() for a in (x, L, B))
+            bias = {"linear_bias" if function is ours.linear_cross_entropy else "bias": b}
+            if function is xent_any.linear_cross_entropy and soft and reduction == "mean" and denominator is None:
+                given["denominator"] = math.prod(POSITIONS)  # PyTorch's mean divides by the number of rows
+            loss = function(h, w, target, **bias, **given)
+            results.append([loss, *torch.autograd.grad(loss.sum(), (h, w, b))])
+        assert results[0][0].shape == (POSITIONS if reduction == "none" else ())
+        torch.testing.assert_close(*results, rtol=1e-13, atol=1e-14)
+
+
+def test_step_of_a_language_model_under_autocast():
+    """Inputs of half precision (B, T, D), a float32 parameter, a denominator: gradients in each argument's dtype."""
+    x, weight, target = (
+        normal(*POSITIONS, 4).bfloat16().requires_grad_(),
+        L.float().requires_grad_(),
+        indices(*POSITIONS),
+    )
+    exact = (reference(x.double().flatten(0, 1), weight.double(), target.flatten(), reduction="sum") / 7).detach()
+    for function in (ours.linear_cross_entropy, xent_any.linear_cross_entropy):
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            loss = function(x, weight, target, denominator=torch.tensor(7))
+        grads = torch.autograd.grad(loss, (x, weight))
+        assert [a.dtype for a in (loss, *grads)] == [torch.float32, torch.bfloat16, torch.float32]
+        # The drop-in, as PyTorch's, takes the parameter in the dtype of autocast; the core never does.
+        rtol = 0.02 if function is ours.linear_cross_entropy else 1e-6
+        torch.testing.assert_close(loss.double(), exact, rtol=rtol, atol=0)
+
+
+@pytest.mark.parametrize(
+    "extra", [{"z_loss": 0.1}, {"softcap": 2.0}, {"denominator": 3.0}, {"max_bytes": 4096}], ids=str
+)
+def test_extras_without_such_a_layer(extra):
+    with pytest.raises(ValueError, match=f"{next(iter(extra))}: expected none"):
+        ours.linear_cross_entropy(H, normal(5, 2, 4), indices(3, 2), **extra)

@@ -340,6 +340,7 @@ class LinearProblem(NamedTuple):
     task: LinearTask
     lead: tuple[int, ...]  # the shape of the unreduced loss
     divisor: Array | None  # (), as in `Problem`
+    dtypes: list[Any]  # of the layer's inputs, weight and bias as given
 
     def loss(self) -> Array:
         """The loss, reduced."""
@@ -349,9 +350,12 @@ class LinearProblem(NamedTuple):
     def loss_and_gradients(self) -> tuple[Array, Arrays]:
         """The loss, reduced, and the gradients of the layer's inputs, weight and bias."""
         with self.backend.quiet():
-            losses, d_hidden, d_weight, d_bias = self.backend.linear_and_gradients(self.task)
-            loss = self.reduced(self.task.reduced(losses))
-        d_hidden = self.task.xp.reshape(d_hidden, (*self.lead, d_hidden.shape[-1]))
+            losses, d_hidden, *others = self.backend.linear_and_gradients(self.task)
+            loss, xp = self.reduced(self.task.reduced(losses)), self.task.xp
+            gradients = (xp.reshape(d_hidden, (*self.lead, d_hidden.shape[-1])), *others)
+            d_hidden, d_weight, d_bias = (
+                None if g is None else _rows.cast(xp, g, dtype) for g, dtype in zip(gradients, self.dtypes, strict=True)
+            )
         return loss, (d_hidden, d_weight, d_bias)
 
     def reduced(self, loss: Array) -> Array:
@@ -394,8 +398,10 @@ def linear_problem(
         | arrays_of(numbers)
     )
     xp, backend = context
-    require_floating(xp, "hidden", hidden)
-    require_dtype("weight", weight, hidden, "hidden")
+    layer = {"hidden": hidden, "weight": weight, "bias": bias}
+    for name, array in layer.items():
+        if array is not None:
+            require_floating(xp, name, array)
     if hidden.ndim == 0:
         raise invalid(ValueError, "hidden", "shape (..., D)", "got shape ()", "give it an axis of the layer's inputs")
     lead, size = hidden.shape[:-1], hidden.shape[-1]
@@ -406,7 +412,8 @@ def linear_problem(
     count = weight.shape[0]
     if bias is not None:
         require_shape("bias", bias, (count,), "one for each class")
-        require_dtype("bias", bias, hidden, "hidden")
+    dtypes = [None if a is None else a.dtype for a in layer.values()]
+    hidden, weight, bias = alike(xp, hidden, weight, bias)
     options, given = checked_options(context, hidden.dtype, numbers, denominator)
     options = options._replace(unrestricted=unrestricted)
     rows = Rows(
@@ -431,7 +438,16 @@ def linear_problem(
         reduction != "none",
         reduction == "none" or bool(recompute),
     )
-    return LinearProblem(backend, task, lead, divisor)
+    return LinearProblem(backend, task, lead, divisor, dtypes)
+
+
+def alike(xp: Any, *arrays: Array | None) -> list[Array | None]:
+    """Floating arrays in one dtype: their own if it is the same, or the widest of theirs, and float32 at least."""
+    dtypes = [a.dtype for a in arrays if a is not None]
+    if all(dtype == dtypes[0] for dtype in dtypes):
+        return list(arrays)
+    widest = computed_dtype(xp, max(dtypes, key=lambda dtype: int(xp.finfo(dtype).bits)))
+    return [None if a is None else _rows.cast(xp, a, widest) for a in arrays]
 
 
 def binary_problem(

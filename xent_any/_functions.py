@@ -363,12 +363,12 @@ def linear_cross_entropy(
     ----------
     hidden : array, real floating, shape (..., D)
         :math:`h`, the inputs of the layer.
-    weight : array, shape (C, D)
-        :math:`W`, of the dtype of `hidden`.
+    weight : array, real floating, shape (C, D)
+        :math:`W`.
     labels : array
         Integer dtype: class indices, of shape (...). Real floating dtype: class probabilities, of shape (..., C).
-    bias : array, shape (C,), optional
-        :math:`b`, of the dtype of `hidden`.
+    bias : array, real floating, shape (C,), optional
+        :math:`b`.
     class_weight, sample_weight, ignore_index, label_smoothing, z_loss, softcap, reduction, denominator
         As in `cross_entropy`.
     max_bytes : int, optional
@@ -386,13 +386,14 @@ def linear_cross_entropy(
     -------
     array
         As `cross_entropy` of logits of shape (..., C) returns. Half precision is computed in float32, the logits among
-        it.
+        it. If the dtypes of `hidden`, `weight` and `bias` differ, each is converted to the widest of them, and float32
+        at least: that is the dtype of the loss. Its derivatives have the dtypes of the arguments.
 
     Raises
     ------
     TypeError, ValueError, IndexError
-        As `cross_entropy`; TypeError for a `weight` or `bias` of another dtype than `hidden`, ValueError for shapes
-        that do not fit together, or a `max_bytes` that is not positive.
+        As `cross_entropy`; TypeError for a `weight` or `bias` that is not real floating, ValueError for shapes that do
+        not fit together, or a `max_bytes` that is not positive.
 
     See Also
     --------

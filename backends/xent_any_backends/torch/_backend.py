@@ -568,11 +568,25 @@ def _pulled(ctx: Any, arrays: Sequence[Any], cotangents: Sequence[Any], backend:
             found[0] = task.vjp(tuple(cotangents))
         others = [i for i in range(1, len(arrays)) if ctx.needs_input_grad[i + 2]]
         if others:
-            results, pull = _vjp(task.partial(others), *(arrays[i] for i in others))
-            whole = (torch.zeros_like(r) if c is None else c for r, c in zip(results, cotangents, strict=True))
-            for i, cotangent in zip(others, pull(tuple(whole)), strict=True):
+            given = [arrays[i] for i in others]
+            for i, cotangent in zip(others, _pulled_by_autograd(task.partial(others), given, cotangents), strict=True):
                 found[i] = cotangent
     return found
+
+
+def _pulled_by_autograd(function: Any, arrays: Sequence[Any], cotangents: Sequence[Any]) -> Sequence[Any]:
+    """The cotangents of arrays that require grad, of which `function` makes results; None for one of them is 0."""
+    if torch.compiler.is_compiling() or get_interpreter_stack():
+        results, pull = _vjp(function, *arrays)
+        whole = (torch.zeros_like(r) if c is None else c for r, c in zip(results, cotangents, strict=True))
+        return pull(tuple(whole))  # type: ignore[no-any-return]
+    # `torch.func` refuses to run in hooks for saved tensors, which may be there for the whole of a training step.
+    with torch.enable_grad():
+        arrays = [a.view_as(a) for a in arrays]
+        pairs = [(r, c) for r, c in zip(function(*arrays), cotangents, strict=True) if c is not None]
+    results, cotangents = zip(*pairs, strict=True)
+    options = {"create_graph": torch.is_grad_enabled(), "materialize_grads": True}
+    return torch.autograd.grad(results, arrays, cotangents, **options)
 
 
 class _Eager(_Compiled):
@@ -679,11 +693,11 @@ class _Linear(torch.autograd.Function):
         ctx.empty = empty
         if task.recompute:
             ctx.save_for_backward(*arrays)
-            return BACKEND.linear(task)
+            return _whole(BACKEND.linear(task))
         wanted = [ctx.needs_input_grad[i + 1] for i in task.LAYER]
         losses, *gradients = _computed(task, lambda task: task.losses_and_gradients(*wanted, rounded=False))
         ctx.save_for_backward(*arrays, *gradients)
-        return task.reduced(losses)
+        return _whole(task.reduced(losses))
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Any) -> Any:
@@ -703,10 +717,15 @@ class _Linear(torch.autograd.Function):
                 found[i] = gradient
         others = [i for i, is_needed in enumerate(needed) if is_needed and found[i] is None]
         if others:
-            _, pull = _vjp(task.partial(others), *(arrays[i] for i in others))
-            for i, cotangent in zip(others, pull((c,)), strict=True):
+            given = [arrays[i] for i in others]
+            for i, cotangent in zip(others, _pulled_by_autograd(task.partial(others), given, cotangents), strict=True):
                 found[i] = cotangent
         return None, *found
+
+
+def _whole(result: Any) -> Any:
+    """A result that is no view of another tensor, which nobody could write to in place, as by ``loss /= steps``."""
+    return result.clone() if result._is_view() else result
 
 
 def _scaled(gradients: Sequence[Any], c: Any, arrays: Sequence[Any]) -> list[Any]:

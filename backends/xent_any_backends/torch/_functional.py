@@ -316,6 +316,10 @@ def linear_cross_entropy(
     ignore_index: int | None = None,
     label_smoothing: float = 0.0,
     options: "torch.nn.LinearCrossEntropyOptions | None" = None,
+    z_loss: float | Tensor = 0.0,
+    softcap: float | Tensor | None = None,
+    denominator: float | Tensor | None = None,
+    max_bytes: int | None = None,
 ) -> Tensor:
     """`torch.nn.functional.linear_cross_entropy` of PyTorch 2.13, computed by `xent_any.linear_cross_entropy`.
 
@@ -323,15 +327,17 @@ def linear_cross_entropy(
 
     Parameters
     ----------
-    input : Tensor of float16, bfloat16, float32 or float64, shape (D,) or (N, D)
-        The inputs of the linear layer. Half precision is computed in float32, the logits among it.
+    input : Tensor of float16, bfloat16, float32 or float64, shape (D,), (N, D) or (..., D)
+        The inputs of the linear layer. Half precision is computed in float32, the logits among it. With more than two
+        dimensions, which PyTorch does not take, each position is a row.
     linear_weight : Tensor of the dtype of `input`, shape (C, D) or (C, d_1, ..., d_K, D)
         The weight of the layer. With more than two dimensions, each position of the K dimensions has a layer of its own
         and a row of its own to classify, and `input` must be (N, D). Then all logits are computed, by
         `torch.nn.functional.linear`, and held, as in PyTorch; `cross_entropy` is what is computed of them.
     target : Tensor
         Class indices, of any integer dtype, of shape (), (N,) or (N, d_1, ..., d_K). Or class probabilities, of a
-        floating dtype, of shape (C,), (N, C) or (N, C, d_1, ..., d_K): any numbers, of any sum.
+        floating dtype, of shape (C,), (N, C) or (N, C, d_1, ..., d_K): any numbers, of any sum. For `input` of shape
+        (..., D), of shape (...) or (..., C).
     linear_bias : Tensor of the dtype of `input`, shape (C,) or (C, d_1, ..., d_K), optional
         The bias of the layer.
     weight, reduction, label_smoothing
@@ -341,6 +347,9 @@ def linear_cross_entropy(
     options : torch.nn.LinearCrossEntropyOptions, optional
         `batch_chunk_size`, or a `chunking_method` other than "auto", says how many rows a block has at most; otherwise
         `xent_any.linear_cross_entropy` does. The other options have no effect.
+    z_loss, softcap, denominator, max_bytes
+        As in `xent_any.linear_cross_entropy`; PyTorch has none. For a `linear_weight` of two dimensions; `max_bytes`
+        goes before `options`.
 
     Returns
     -------
@@ -360,6 +369,7 @@ def linear_cross_entropy(
     * logits of half precision are not rounded to it, where `linear_weight` has two dimensions;
     * `options` can be had together with probabilities, label smoothing and every derivative that PyTorch has: a second
       backward pass, higher orders, forward mode, `torch.func` and `torch.compile`;
+    * `input` may have any number of dimensions, and `z_loss`, `softcap`, `denominator` and `max_bytes` are here;
     * it is here in every PyTorch that this library supports.
 
     Examples
@@ -370,6 +380,21 @@ def linear_cross_entropy(
     >>> linear_cross_entropy(hidden, layer, torch.tensor([0]))
     tensor(0.4076)
     """
+    extras: dict[str, Any] = {"z_loss": z_loss, "softcap": softcap, "denominator": denominator, "max_bytes": max_bytes}
+    if _are_positions(input, linear_weight, target):
+        loss: Tensor = linear_cross_entropy(
+            input.flatten(0, -2),
+            linear_weight,
+            target.flatten(0, input.ndim - 2),
+            linear_bias=linear_bias,
+            weight=weight,
+            reduction=reduction,
+            ignore_index=ignore_index,
+            label_smoothing=label_smoothing,
+            options=options,
+            **extras,
+        )
+        return loss.reshape(input.shape[:-1]) if reduction == "none" else loss
     ignored = -100 if ignore_index is None else ignore_index
     logits = _linear_shaped(input, linear_weight, linear_bias)
     soft = logits is not None and isinstance(target, Tensor) and logits.shape == target.shape
@@ -389,16 +414,19 @@ def linear_cross_entropy(
             sample_weight=None,
             ignore_index=ignored,
             label_smoothing=smoothing or 0.0,
-            z_loss=0.0,
-            softcap=None,
+            z_loss=z_loss,
+            softcap=softcap,
             reduction=name,
-            denominator=_row_count(logits, -1) if soft and name == "mean" else None,
-            max_bytes=_chunk_bytes(options, input, count),
+            denominator=_row_count(logits, -1) if soft and name == "mean" and denominator is None else denominator,
+            max_bytes=_chunk_bytes(options, input, count) if max_bytes is None else max_bytes,
             recompute=None,
             unrestricted=True,
         )
-        loss: Tensor = problem.loss()
+        loss = problem.loss()
         return loss.to(dtype)
+    for extra, given in extras.items():
+        if given is not None and (isinstance(given, Tensor) or given != 0):
+            raise ValueError(f"{extra}: expected none without a layer (C, D) that fits, got {given}; leave it out")
     theirs = getattr(F, "linear_cross_entropy", None)
     if not fits and theirs is not None:
         result: Tensor = theirs(
@@ -550,6 +578,14 @@ def _linear_shaped(x: Any, weight: Any, bias: Any) -> Any:
     if len(dtypes) > 1:
         return None
     return x.new_empty((), dtype=dtypes.pop()).expand(*x.shape[:-1], *weight.shape[:-1])
+
+
+def _are_positions(x: Any, weight: Any, target: Any) -> bool:
+    """Whether a linear layer's inputs are (..., D), of more than two dimensions, and the target is of each position."""
+    if not (_is_dense(x) and _is_dense(weight) and _is_dense(target)) or x.ndim < 3 or weight.ndim != 2:
+        return False
+    lead = x.shape[:-1]
+    return target.shape in (lead, (*lead, weight.shape[0]))
 
 
 def _chunk_bytes(options: Any, x: Tensor, count: int) -> int | None:
