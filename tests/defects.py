@@ -279,8 +279,8 @@ rows(
 
 rows(
     "smoothing e / (C - 1)",
-    "even, rest = options.label_smoothing / (options.classes or count), 1 - options.label_smoothing\n",
-    "even = options.label_smoothing / max(1, count - 1)\n    rest = 1 - options.label_smoothing - even\n",
+    "even, rest = smoothing if is_zero(smoothing) else _part(xp, options, a, count), 1 - smoothing\n",
+    "even = smoothing / max(1, count - 1)\n    rest = 1 - smoothing - even\n",
     by="contract.smoothing.spread-over-others",
 )
 rows(
@@ -365,8 +365,8 @@ rows(
 )
 rows(
     "z-loss of a row without class weight lost",
-    "if options.z_loss == 0 and not isinstance(goal.total, float):",
-    "if not isinstance(goal.total, float):",
+    "return (a == 0) | is_zero if z == 0 else a == 0",
+    "return (a == 0) | is_zero",
     by="contract.z-loss.uncounted",
 )
 checked(
@@ -473,8 +473,8 @@ checked(
 )
 checked(
     "class weights unused",
-    "rows, (class_weight,), plan.lead",
-    "rows, (None,), plan.lead",
+    "shared = (class_weight, *plan.numbers)",
+    "shared = (None, *plan.numbers)",
     by="contract.loss.formula[index] contract.loss.formula[probabilities]",
 )
 DIVIDED = "counted = xp.broadcast_to(counted, shape)"
@@ -821,8 +821,8 @@ broken(TORCH, "torch")(
 )
 broken(TORCH, "torch")(
     "no derivative by labels and weights",
-    "        if others:\n            results, pull",
-    "        if False:\n            results, pull",
+    "others = [i for i in range(1, len(arrays)) if ctx.needs_input_grad[i + 2]]",
+    "others = []",
     by="transforms.grad.probabilities transforms.grad.weights",
 )
 broken(ROWS, "torch")(
