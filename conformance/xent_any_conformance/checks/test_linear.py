@@ -164,8 +164,8 @@ def test_errors(subject: Subject, dtype: str) -> None:  # noqa: F811
     y = subject(Y)
     rejects(TypeError, "hidden: expected an array of an Array API library, got list", f, [[1.0]], w, y)
     rejects(TypeError, "hidden: expected a real floating dtype, got", f, subject(Y[:, None]), w, y)
-    rejects(TypeError, f"weight: expected {dtype}, the dtype of hidden, got", f, h, subject(np.ones((5, 3), int)), y)
-    rejects(TypeError, f"bias: expected {dtype}, the dtype of hidden, got", f, h, w, y, bias=subject(np.ones(5, int)))
+    rejects(TypeError, "weight: expected a real floating dtype, got", f, h, subject(np.ones((5, 3), int)), y)
+    rejects(TypeError, "bias: expected a real floating dtype, got", f, h, w, y, bias=subject(np.ones(5, int)))
     rejects(ValueError, "hidden: expected shape (..., D), got shape ()", f, number, w, y)
     for wrong in (subject(WEIGHT.T, dtype), deep, b):
         rejects(
