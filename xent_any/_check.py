@@ -263,14 +263,16 @@ def labelled(
         require_shape("sample_weight", sample_weight, rows.lead, "that of the unreduced loss")
     indices = None
     if is_dtype(xp, labels, "integral"):
-        require_shape("labels", labels, rows.lead, *rows.of_lead, way_out=way_to_indices(labels, rows))
+        if labels.shape != rows.lead:  # or a compiler would take a size not to be what the way out compares it with
+            require_shape("labels", labels, rows.lead, *rows.of_lead, way_out=way_to_indices(labels, rows))
         indices = comparable(context, labels, ignore_index)
     elif is_dtype(xp, labels, "real floating"):
-        is_of_rows = labels.shape == rows.lead
-        way_out = (
-            "cast class indices to an integer dtype" if is_of_rows else "give each row a probability for each class"
-        )
-        require_shape("labels", labels, rows.shape, *rows.of_shape, way_out=way_out)
+        if labels.shape != rows.shape:
+            is_of_rows = labels.shape == rows.lead
+            way_out = (
+                "cast class indices to an integer dtype" if is_of_rows else "give each row a probability for each class"
+            )
+            require_shape("labels", labels, rows.shape, *rows.of_shape, way_out=way_out)
     else:
         expected = "an integer dtype (class indices) or a real floating one (class probabilities)"
         way_out = "cast class indices to an integer dtype, probabilities to a floating one"
@@ -680,7 +682,7 @@ def number(name: str, value: Any, expected: str, low: float, high: float) -> flo
 
 def arrays_of(numbers: Mapping[str, Any]) -> dict[str, Array]:
     """Those that are arrays. What is neither an array nor a number is an error where it is looked at as a number."""
-    return {name: a for name, a in numbers.items() if hasattr(a, "shape") and not isinstance(a, Real)}
+    return {name: a for name, a in numbers.items() if not isinstance(a, Real) and hasattr(a, "shape")}
 
 
 def checked_number(
