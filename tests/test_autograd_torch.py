@@ -308,9 +308,9 @@ def test_saved_for_backward(case, dtype):
         storage = tensor.untyped_storage()
         saved[storage.data_ptr()] = storage.nbytes()
 
+    before = {id(tensor) for tensor in tensors()}
     tracemalloc.start()
     try:
-        before = {id(tensor) for tensor in tensors()}
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda _: None):
             result = f(x, y, q)
         in_numpy, _ = tracemalloc.get_traced_memory()

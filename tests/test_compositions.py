@@ -8,6 +8,9 @@ require("torch")
 
 import compositions  # noqa: E402
 
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:<class 'torch.autograd.function.Function'> should not be:DeprecationWarning"  # Dynamo
+)
 NAMES = list(compositions.FUNCTIONS)
 
 

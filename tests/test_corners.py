@@ -59,7 +59,9 @@ def test_bits_beside_an_unusual_row(library, count, value, weight, labels):
     ]
     found = [cross_entropy_value_and_grad(**arguments, reduction="sum")[1] for arguments in given]
     together, alone = map(backend.to_numpy, found)
-    np.testing.assert_array_equal(together[:3], alone)
+    # On JAX the last bits may depend on the number of rows, for which XLA compiles.
+    atol = 2 * np.finfo(np.float32).eps * np.max(np.abs(alone)) if library == "jax" else 0
+    np.testing.assert_allclose(together[:3], alone, rtol=0, atol=atol)
 
 
 @pytest.mark.parametrize("shape", [(0, 100), (3, 0, 100), (0, 3, 100), (0, 5)])

@@ -527,7 +527,8 @@ def require_log_probabilities(problem: Problem, log_probs: Array, loss: Array) -
         return
     context, (losses,), x = Context(xp, backend), problem.run(), _rows.cast(xp, task.rows[0], task.options.dtype)
     is_wrong = _rows.above_zero(xp, task.options, x, xp.max(x, axis=-1), log_probs.dtype)
-    position = first_true(context, is_wrong & xp.isnan(losses))
+    is_wrong = is_wrong & xp.isnan(losses) & ~xp.any(xp.isnan(x), axis=-1)  # which are NaN anyhow
+    position = first_true(context, is_wrong)
     if position is None:
         return
     row = x[(*position, ...)]

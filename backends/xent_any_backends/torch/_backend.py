@@ -569,14 +569,16 @@ def _pulled(ctx: Any, arrays: Sequence[Any], cotangents: Sequence[Any], backend:
         others = [i for i in range(1, len(arrays)) if ctx.needs_input_grad[i + 2]]
         if others:
             given = [arrays[i] for i in others]
-            for i, cotangent in zip(others, _pulled_by_autograd(task.partial(others), given, cotangents), strict=True):
+            # What may be read has formulas of its own, of which autograd makes 0 times infinity.
+            linear = replace(task, options=task.options._replace(backend=FORMULAS)).partial(others)
+            for i, cotangent in zip(others, _pulled_by_autograd(linear, given, cotangents), strict=True):
                 found[i] = cotangent
     return found
 
 
 def _pulled_by_autograd(function: Any, arrays: Sequence[Any], cotangents: Sequence[Any]) -> Sequence[Any]:
-    """The cotangents of arrays that require grad, of which `function` makes results; None for one of them is 0."""
-    if torch.compiler.is_compiling() or get_interpreter_stack():
+    """The cotangents of arrays of which `function` makes results; None for one of the results' is 0."""
+    if torch.compiler.is_compiling() or get_interpreter_stack() or not all(a.requires_grad for a in arrays):
         results, pull = _vjp(function, *arrays)
         whole = (torch.zeros_like(r) if c is None else c for r, c in zip(results, cotangents, strict=True))
         return pull(tuple(whole))  # type: ignore[no-any-return]
@@ -750,6 +752,9 @@ def _filled(empty: Task, arrays: Sequence[Any]) -> Task:
 
 class _Formulas(Torch):
     """The formulas as they are, to be differentiated operation by operation."""
+
+    def is_readable(self, array: Any) -> bool:
+        return False
 
     def run(self, task: Task) -> tuple[Any, ...]:
         return task.at_once()
