@@ -578,7 +578,7 @@ def _pulled(ctx: Any, arrays: Sequence[Any], cotangents: Sequence[Any], backend:
 
 def _pulled_by_autograd(function: Any, arrays: Sequence[Any], cotangents: Sequence[Any]) -> Sequence[Any]:
     """The cotangents of arrays of which `function` makes results; None for one of the results' is 0."""
-    if torch.compiler.is_compiling() or get_interpreter_stack() or not all(a.requires_grad for a in arrays):
+    if torch.compiler.is_compiling() or get_interpreter_stack() or any(map(_is_transformed, arrays)):
         results, pull = _vjp(function, *arrays)
         whole = (torch.zeros_like(r) if c is None else c for r, c in zip(results, cotangents, strict=True))
         return pull(tuple(whole))  # type: ignore[no-any-return]
