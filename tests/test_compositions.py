@@ -8,9 +8,8 @@ require("torch")
 
 import compositions  # noqa: E402
 
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:<class 'torch.autograd.function.Function'> should not be:DeprecationWarning"  # Dynamo
-)
+# Dynamo warns of what it hands back to Python.
+pytestmark = [pytest.mark.filterwarnings(f"ignore::{kind}") for kind in ("DeprecationWarning", "UserWarning")]
 NAMES = list(compositions.FUNCTIONS)
 
 
