@@ -45,7 +45,7 @@ def parameters(function):
 def right(function, make):
     """Arguments of a function that are right; `make` makes an array of a library of NumPy's."""
     needed = [p.name for p in parameters(function).values() if p.default is p.empty]
-    arrays = {name: ARRAYS.get(name, X) for name in needed}
+    arrays = {name: ARRAYS.get(name, -X if name == "log_probs" else X) for name in needed}
     if function in BINARY:
         arrays["labels"] = EVENTS
     return {name: make(value) for name, value in arrays.items()}
