@@ -62,7 +62,7 @@ def test_backends_needs_nothing_that_the_demonstration_needs():
     )
     assert run.returncode == 0, run.stderr
     for name in ("numpy", "torch", "jax", "cupy"):
-        # PyTorch is, but not NumPy, with which its tensors are computed.
+        # The adapter asks for NumPy, with which it computes, before it asks for PyTorch.
         assert status_of(run.stdout, name).startswith("cannot be imported (" if name == "torch" else "not installed (")
 
 
