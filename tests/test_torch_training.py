@@ -18,29 +18,16 @@ require("torch")
 
 from torch import nn  # noqa: E402
 from torch.utils.checkpoint import checkpoint  # noqa: E402
+from torch_ranks import C, D, Model, N  # noqa: E402
 
 import xent_any_backends.torch as ours  # noqa: E402
 
 F = nn.functional
-N, D, C, STEPS = 8, 6, 5, 4
+STEPS = 4
 IGNORED = -100
 HAS_LINEAR = hasattr(nn, "LinearCrossEntropyLoss")
 needs_linear = pytest.mark.skipif(not HAS_LINEAR, reason=f"torch {torch.__version__} has no LinearCrossEntropyLoss")
 LOSSES = ["CrossEntropyLoss", pytest.param("LinearCrossEntropyLoss", marks=needs_linear)]
-
-
-class Model(nn.Module):
-    """A body and a linear layer, which is the criterion's own if that is the loss of one."""
-
-    def __init__(self, library, loss):
-        super().__init__()
-        is_linear = loss == "LinearCrossEntropyLoss"
-        self.body = nn.Sequential(nn.Linear(D, D), nn.Tanh())
-        self.head = nn.Identity() if is_linear else nn.Linear(D, C)
-        self.criterion = getattr(library, loss)(*((D, C) if is_linear else ()))
-
-    def forward(self, x, y):
-        return self.criterion(self.head(self.body(x)), y)
 
 
 def batches(dtype, order=slice(None)):

@@ -534,10 +534,8 @@ def require_log_probabilities(problem: Problem, log_probs: Array, loss: Array) -
     row = x[(*position, ...)]
     (label,) = first_true(context, row == xp.max(row)) or ()
     found = at(xp, "log_probs", log_probs, (*position[: problem.axis], label, *position[problem.axis :]))
-    raise ValueError(
-        f"log_probs: expected log-probabilities, none of which is positive, but {found}; "
-        "pass log_softmax(logits), or use cross_entropy"
-    )
+    expected, way_out = "log-probabilities, none of which is positive", "pass log_softmax(logits), or use cross_entropy"
+    raise invalid(ValueError, "log_probs", expected, f"but {found}", way_out)
 
 
 def transform(kernel: Kernel, x: Array, axis: int, *, keeps_axis: bool) -> Array:
