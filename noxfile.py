@@ -52,6 +52,13 @@ def tests(session: nox.Session) -> None:
 
 
 @nox.session
+def every(session: nox.Session) -> None:
+    """All tests, and all cases of those of which some are tried elsewhere, as all broken implementations."""
+    session.install(*CONSTRAINED, "--editable", ".[test,torch,jax]")
+    session.run("python", "-m", "pytest", *session.posargs, env={"XENT_ANY_EVERY_CASE": "1"})
+
+
+@nox.session
 def conformance(session: nox.Session) -> None:
     """The kit on the libraries named first, or on all; other arguments go to ``xent-any conformance``."""
     names = [argument for argument in session.posargs if argument.partition("-")[0] in LIBRARIES]

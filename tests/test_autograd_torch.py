@@ -308,15 +308,18 @@ def test_saved_for_backward(case, dtype):
         storage = tensor.untyped_storage()
         saved[storage.data_ptr()] = storage.nbytes()
 
-    before = {id(tensor) for tensor in tensors()}
+    gc.collect()
+    gc.freeze()  # `get_objects` lists what is made from here on
     tracemalloc.start()
     try:
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda _: None):
             result = f(x, y, q)
         in_numpy, _ = tracemalloc.get_traced_memory()
-        in_torch = sum(tensor.nbytes for tensor in tensors() if id(tensor) not in before)
+        gc.collect()
+        in_torch = sum(found.nbytes for found in gc.get_objects() if type(found) is torch.Tensor)
     finally:
         tracemalloc.stop()
+        gc.unfreeze()
     logits = x.untyped_storage()
     assert saved.pop(logits.data_ptr()) == logits.nbytes()
     few = 64 * n
@@ -324,11 +327,6 @@ def test_saved_for_backward(case, dtype):
     size = 4 if case == "linear" and dtype.itemsize == 2 else dtype.itemsize
     assert sum(saved.values()) <= count * n * c * size + few
     assert in_numpy + in_torch <= 2 * result.nbytes + few + 32 * 1024  # of Python's own objects
-
-
-def tensors():
-    gc.collect()
-    return [found for found in gc.get_objects() if type(found) is torch.Tensor]
 
 
 @pytest.mark.parametrize("scale", [1.0, 0.5, 4.0])

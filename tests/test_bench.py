@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import require
+from conftest import require, some
 from rich.console import Console
 
 import xent_any
@@ -100,8 +100,7 @@ def test_a_failure_is_told_from_a_problem_that_a_contestant_does_not_have():
 FRAMEWORKS = {"scipy": "numpy", "scikit-learn": "numpy", "torch": "torch", "optax": "jax", "mlx": "mlx"}
 
 
-@pytest.mark.parametrize("library", FRAMEWORKS)
-@pytest.mark.parametrize("option", problems.OPTIONS)
+@pytest.mark.parametrize(("option", "library"), some(itertools.product(problems.OPTIONS, FRAMEWORKS), 2))
 def test_the_contestants_agree(library, option):
     require(FRAMEWORKS[library])
     found, missing = table.load([library])

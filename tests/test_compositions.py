@@ -29,7 +29,7 @@ def test_eager(function, names, batched):
 REVERSE = [("cross_entropy", (outer, "grad"), False) for outer in ("grad", "jacrev")]
 
 
-@pytest.mark.parametrize(("function", "names", "batched"), [*REVERSE, *composed(2, 48), *composed(3, 340)])
+@pytest.mark.parametrize(("function", "names", "batched"), [*REVERSE, *composed(2, 48), *composed(3, 680)])
 def test_compiled(function, names, batched):
     assert compositions.wrong(function, names, batched=batched, backend="eager") is None
 

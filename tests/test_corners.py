@@ -1,12 +1,13 @@
 """Problems in which several rare things meet: each was wrong once."""
 
+import itertools
 import subprocess
 import sys
 import weakref
 
 import numpy as np
 import pytest
-from conftest import require
+from conftest import require, some
 
 import xent_any
 from xent_any import _check, cross_entropy, cross_entropy_jvp, cross_entropy_value_and_grad
@@ -220,8 +221,10 @@ def test_jax_takes_arrays_of_numpy_where_it_differentiates():
     np.testing.assert_allclose(grad, [[-2 / 3, 1 / 3, 1 / 3]], rtol=1e-6)
 
 
-@pytest.mark.parametrize("labels", ["probability", "smoothing", "weighted smoothing"])
-@pytest.mark.parametrize("shape", [(7, 100), (7, 10)])
+@pytest.mark.parametrize(
+    ("shape", "labels"),
+    some(itertools.product([(7, 100), (7, 10)], ["probability", "smoothing", "weighted smoothing"]), 4),
+)
 def test_jax_unusual_rows_among_many(labels, shape):
     """What is computed in a branch where there are many rows is what is computed without one where there are few."""
     jax = pytest.importorskip("jax")

@@ -5,7 +5,7 @@ import tracemalloc
 
 import numpy as np
 import pytest
-from conftest import require
+from conftest import require, some
 
 import xent_any
 
@@ -140,9 +140,10 @@ def test_gradient_of_the_bias_is_accurate():
     np.testing.assert_allclose(found, exact, rtol=8 * np.finfo(np.float32).eps)
 
 
-@pytest.mark.parametrize("threads", [1, 2, 8])
-@pytest.mark.parametrize("mebibytes", [None, 64, 16])
-@pytest.mark.parametrize("kind", ["index", "probabilities", "softcap", "half"])
+@pytest.mark.parametrize(
+    ("kind", "mebibytes", "threads"),
+    some(itertools.product(["index", "probabilities", "softcap", "half"], [None, 64, 16], [1, 2, 8]), 4),
+)
 def test_memory(kind, mebibytes, threads, monkeypatch):
     """The logits would take 320 MB; whatever the number of threads."""
     monkeypatch.setattr(type(xent_any._backend.backend_of(np.ndarray)), "threads", lambda _: threads)

@@ -51,8 +51,8 @@ FUNCTIONS = {
     "softmax": (lambda x, y: ours.softmax(x, 1), lambda x, y: F.softmax(x, 1)),
     "logsumexp": (lambda x, y: xent_any.logsumexp(x), lambda x, y: torch.logsumexp(x, -1)),
     "binary": (
-        lambda x, y: ours.binary_cross_entropy_with_logits(x, x.sigmoid()),
-        lambda x, y: F.binary_cross_entropy_with_logits(x, x.sigmoid()),
+        lambda x, y: ours.binary_cross_entropy_with_logits(x, F.one_hot(y, 3).to(x.dtype)),
+        lambda x, y: F.binary_cross_entropy_with_logits(x, F.one_hot(y, 3).to(x.dtype)),
     ),
     "linear of probabilities": (
         lambda x, y: ours.linear_cross_entropy(x, LAYER, x @ LAYER.T),
@@ -135,13 +135,13 @@ def test_onnx(name, dynamo, tmp_path):
     onnxruntime = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
     f, reference = FUNCTIONS[name]
-    file = str(tmp_path / "model.onnx")
+    module, file = Module(f).eval(), str(tmp_path / "model.onnx")
     if dynamo:
         rows = {0: torch.export.Dim("rows")}
-        torch.onnx.export(Module(f), MADE_WITH, dynamo=True, dynamic_shapes=(rows, rows), verbose=False).save(file)
+        torch.onnx.export(module, MADE_WITH, dynamo=True, dynamic_shapes=(rows, rows), verbose=False).save(file)
     else:
         axes = {"x": {0: "rows"}, "y": {0: "rows"}}
-        torch.onnx.export(Module(f), MADE_WITH, file, dynamo=False, input_names=["x", "y"], dynamic_axes=axes)
+        torch.onnx.export(module, MADE_WITH, file, dynamo=False, input_names=["x", "y"], dynamic_axes=axes)
     session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
     names = [given.name for given in session.get_inputs()]
     for x, y in RUN_WITH.values():

@@ -498,15 +498,10 @@ def _may_attach() -> bool:
 
 
 def _can_be_compiled() -> bool:
-    """Whether PyTorch compiles products inside the active transforms.
-
-    It fails in forward mode twice, or in three vmaps, and where the derivative of a second derivative is taken.
-    """
+    """Whether PyTorch compiles products inside the active transforms: not in forward mode twice, or in three vmaps."""
     kinds = _transforms()
-    forward, reverse, mapped = (
-        kinds.count(kind) for kind in (TransformType.Jvp, TransformType.Grad, TransformType.Vmap)
-    )
-    return forward < 2 and (forward == 0 or mapped < 3) and (reverse < 2 or forward + reverse < 3)
+    forward = kinds.count(TransformType.Jvp)
+    return forward == 0 or (forward == 1 and kinds.count(TransformType.Vmap) < 3)
 
 
 def _is_tracing() -> bool:
