@@ -3,7 +3,7 @@
 import io
 
 import pytest
-from conftest import require
+from conftest import require, some
 
 torch = pytest.importorskip("torch")
 require("torch")
@@ -126,6 +126,18 @@ def test_a_traced_label_that_is_no_class():
     loss = traced(x, torch.tensor([3, 1]))
     assert loss[0].isnan()
     torch.testing.assert_close(loss[1], F.cross_entropy(x[1], torch.tensor(1)))
+
+
+@marked
+@pytest.mark.parametrize("name", some(FUNCTIONS, 2))
+def test_export(name):
+    """By `torch.export`: no size but that of the classes becomes a constant."""
+    f, reference = FUNCTIONS[name]
+    rows = {0: torch.export.Dim("rows", min=2)}
+    program = torch.export.export(Module(f), MADE_WITH, dynamic_shapes=(rows, rows)).module()
+    for count in (2, 700):
+        x, y = RUN_WITH[count]
+        torch.testing.assert_close(program(x, y), reference(x, y), rtol=1e-5, atol=2e-6)
 
 
 @marked

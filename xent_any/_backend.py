@@ -213,8 +213,9 @@ class Backend:
         Bytes of memory for a layer's logits and what is computed of them, unless the caller says how many.
     transforms : mapping of str to callable
         The framework's program transformations: ``jit(f)``, ``vmap(f)``, which maps over the first axis of every
-        argument, ``grad(f)``, with respect to the first argument, and ``jvp(f, x, tangent)``, which returns the
-        derivative alone.
+        argument, ``grad(f)``, with respect to the first argument, ``jvp(f, x, tangent)``, which returns the
+        derivative alone, and ``backward(f, x, cotangents)``, which runs f once and the backward pass once for each
+        cotangent, by the framework's own means of training, where ``grad`` is another way.
     deviations : mapping of str to str or (str, type of exception)
         The conformance checks that do not hold, by id, and why; with the error that is raised, where one is.
 

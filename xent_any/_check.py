@@ -865,11 +865,13 @@ def scaled(
     """
     xp, backend = context
     if weight is None and total is None and wrong is None:
-        size = math.prod(shape)
-        if denominator is None and backend.is_positive(size):
-            denominator = float(size)
         if isinstance(denominator, float):
             return backend.share(xp, like, dtype, shape, denominator), None
+        size = math.prod(shape)
+        if denominator is None and backend.is_positive(size):
+            return backend.share(
+                xp, like, dtype, shape, size
+            ), None  # of a size that a compiler does not know, no float
     divisor = None
     given, weight = weight, backend.share(xp, like, dtype, (), 1.0) if weight is None else weight
     if denominator is None:

@@ -43,6 +43,7 @@ class Torch(Backend):
         "grad": torch.func.grad,
         "vmap": torch.func.vmap,
         "jvp": lambda f, x, tangent: torch.func.jvp(f, (x,), (tangent,))[1],
+        "backward": lambda f, x, cotangents: _backward(f, x, cotangents),  # noqa: PLW0108  (defined below)
     }
 
     def namespace(self) -> Any:
@@ -585,7 +586,9 @@ def _pulled_by_autograd(function: Any, arrays: Sequence[Any], cotangents: Sequen
     # `torch.func` refuses to run in hooks for saved tensors, which may be there for the whole of a training step.
     with torch.enable_grad():
         arrays = [a.view_as(a) for a in arrays]
-        pairs = [(r, c) for r, c in zip(function(*arrays), cotangents, strict=True) if c is not None]
+        pairs = [
+            (r, c) for r, c in zip(function(*arrays), cotangents, strict=True) if c is not None and r.requires_grad
+        ]
     results, cotangents = zip(*pairs, strict=True)
     options = {"create_graph": torch.is_grad_enabled(), "materialize_grads": True}
     return torch.autograd.grad(results, arrays, cotangents, **options)
@@ -748,6 +751,12 @@ def _scaled(gradients: Sequence[Any], c: Any, arrays: Sequence[Any]) -> list[Any
 
 def _filled(empty: Task, arrays: Sequence[Any]) -> Task:
     return empty.filled(arrays[: len(empty.arrays)])
+
+
+def _backward(function: Any, x: Any, cotangents: Sequence[Any]) -> list[Any]:
+    x = x.detach().requires_grad_()
+    result = function(x)
+    return [torch.autograd.grad(result, x, c, retain_graph=True)[0] for c in cotangents]
 
 
 class _Formulas(Torch):
