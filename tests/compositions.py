@@ -19,8 +19,10 @@ import xent_any
 N, C, D = 2, 3, 2
 
 FAILURE = "expected device cpu but got meta"
-"""How PyTorch 2.13 fails in some third derivatives that are compiled, at any product with what is not differentiated, as
-at ``0.5 * x``: it depends on what has been compiled before."""
+"""How PyTorch 2.13 fails in some third derivatives that are compiled, at any product with a number, as ``0.5 * x``.
+
+It depends on what has been compiled before.
+"""
 
 
 def numbers(*shape):

@@ -266,7 +266,7 @@ rows(
     "smoothing's weights missing from the Hessian of an index label",
     "outer = scale * f.target.total if f.lse is None",
     "outer = scale * (f.target.total if f.target.spread is None else f.target.peak) if f.lse is None",
-    by="relations.options.one-hot",
+    by="values.options",
 )
 rows(
     "Hessian of ties counted once",
@@ -924,4 +924,250 @@ broken(NUMPY)(
     "            result[block] = part\n",
     "            result[start : start + len(part)] = part\n",
     by="gradient.linear contract.linear.ignored",
+)
+
+# Kinds of slips in values: sizes, options beside options, numbers with all their bits, derivatives by each array
+
+
+def values_of(file: str, subject: str = "numpy", **more: object) -> Callable[..., None]:
+    """Declare defects that a check of the values, `by`, must notice."""
+    declare = broken(file, subject, **more)
+    return lambda name, *texts, by: declare(name, *texts, by=" ".join(f"values.{check}" for check in by.split()))
+
+
+slip, slip_in_numpy, slip_in_layer = values_of(ROWS), values_of(NUMPY), values_of(LINEAR)
+slip_in_check, slip_on_toy = values_of(CHECK), values_of(TOY, "toyarray")
+
+slip_in_numpy(
+    "NumPy's sum without its odd elements",
+    "return total if odd is None else total + odd",
+    "return total",
+    by="every-number-of-classes[cross_entropy_value_and_grad] every-number-of-classes[softmax]",
+)
+slip_in_numpy(
+    "NumPy's long sum without its last chunk",
+    "return self.sum(np, np.einsum(terms, *chunks)) + np.einsum(terms, *(a[..., end:] for a in factors))",
+    "return self.sum(np, np.einsum(terms, *chunks))",
+    by="long-rows[5000]",
+)
+values_of(NUMPY, quick=False)(
+    "maximum at the first class of a row longer than a block",
+    "is_here = 0 <= (at",
+    "is_here = 0 < (at",
+    by="long-rows[1048583]",
+)
+slip_in_numpy(
+    "rows of a block beyond 32 added up in part",
+    " + np.add.reduce(a[end:], axis=0)\n",
+    "\n",
+    by="linear",
+)
+values_of(ROWS, "toyarray")(
+    "portable sum without its odd elements",
+    "return a[..., 0] if odd is None else a[..., 0] + odd",
+    "return a[..., 0]",
+    by="every-number-of-classes[cross_entropy_value_and_grad] every-number-of-rows",
+)
+slip_in_layer(
+    "bias gradient of the last block of rows alone",
+    "b = None if d_bias is None else d_bias + backend.sum_of_rows(xp, gradient)",
+    "b = None if d_bias is None else backend.sum_of_rows(xp, gradient)",
+    by="linear",
+)
+slip_in_layer(
+    "hidden gradient of the last block of classes alone",
+    "d = more if d is None else d + more",
+    "d = more",
+    by="linear",
+)
+slip_in_layer(
+    "labels of a block of classes not counted from its first",
+    "labels - start, stop - start)",
+    "labels, stop - start)",
+    by="linear",
+)
+slip_in_layer(
+    "every row unused where one is",
+    "xp.logical_and(~usable, unused))",
+    "xp.logical_or(~usable, xp.any(unused)))",
+    by="linear",
+)
+slip_in_layer(
+    "class weights of the first block of classes for all",
+    "return None if w is None else w[part[0]], *numbers",
+    "return None if w is None else w[: part[1].shape[0]], *numbers",
+    by="linear",
+)
+slip_in_numpy(
+    "products of a float64 layer in float32",
+    "np.matmul(hidden, self.in_dtype(weight[part], dtype).T, out=x[:, part])",
+    "x[:, part] = hidden.astype(np.float32) @ weight[part].astype(np.float32).T",
+    by="linear",
+)
+slip(
+    "no class weights in smoothing of 1",
+    "spread = even * w\n",
+    "spread = even * (w if not isinstance(rest, float) or rest else 1 + 0 * w)\n",
+    by="options",
+)
+slip(
+    "no smoothing of probabilities with class weights",
+    "if not is_zero(even):\n            q =",
+    "if not is_zero(even) and w is None:\n            q =",
+    by="options",
+)
+slip(
+    "z-loss of an index label forgotten under a cap",
+    "return loss if lse is None else loss + a * options.z_loss * lse * lse",
+    "return loss if lse is None or options.softcap else loss + a * options.z_loss * lse * lse",
+    by="options",
+)
+slip(
+    "curvature of the cap forgotten with a z-loss",
+    "if f.curvature is not None:\n        h =",
+    "if f.curvature is not None and f.lse is None:\n        h =",
+    by="options",
+)
+slip(
+    "mean of the vector forgotten in the Hessian's z-loss",
+    "(origin + shift)))",
+    "origin))",
+    by="options",
+)
+slip_in_check(
+    "weights rounded to float32",
+    "    wrong = ~(((values > 0) if positive",
+    "    values = xp.astype(xp.astype(values, xp.float32), values.dtype)\n    wrong = ~(((values > 0) if positive",
+    by="options nll-loss binary",
+)
+slip_in_check(
+    "a number's denominator rounded to float32",
+    'return positive_number("denominator", denominator, DENOMINATOR)',
+    'return float(__import__("numpy").float32(positive_number("denominator", denominator, DENOMINATOR)))',
+    by="options binary",
+)
+slip(
+    "loss in half precision",
+    "return f.loss, options.backend.store(xp, f.uncapped(_gradient(xp, options, f)), rows[0].dtype)",
+    "dtype = rows[0].dtype\n"
+    "    return cast(xp, f.loss, dtype), options.backend.store(xp, f.uncapped(_gradient(xp, options, f)), dtype)",
+    by="options",
+)
+slip_in_numpy(
+    "rows laid out without their last strip",
+    "for start in range(0, len(a), step):",
+    "for start in range(0, max(1, len(a) - step + 1), step):",
+    by="many-rows",
+)
+values_of(FUNCTIONS)(
+    "kept axis is the last",
+    "expand_dims(result, axis=operator.index(axis))",
+    "expand_dims(result, axis=-1)",
+    by="layouts[logsumexp]",
+)
+for name, old, new, by in (
+    (
+        "Jacobian of the softmax without its mean",
+        "p * (v - _mean(task, p, v)[..., None])",
+        "p * v",
+        "derivative[grad-softmax] derivative[jvp-softmax] derivative[backward-softmax]",
+    ),
+    (
+        "log_softmax's cotangents not summed",
+        "v - p * task.options.backend.sum(task.xp, v)[..., None]",
+        "v - p",
+        "derivative[grad-log_softmax]",
+    ),
+    (
+        "log_softmax's tangent not centred",
+        "(t - _mean(task, p, t)[..., None],)",
+        "(t,)",
+        "derivative[jvp-log_softmax]",
+    ),
+    (
+        "logsumexp's cotangent forgotten",
+        "p) * cotangents[0][..., None]",
+        "p) + 0 * cotangents[0][..., None]",
+        "derivative[grad-logsumexp]",
+    ),
+    (
+        "binary cotangent forgotten",
+        "(*rows, _times(task, a, cotangents[0])))[1]",
+        "(*rows, a))[1]",
+        "derivative[grad-binary_cross_entropy]",
+    ),
+    (
+        "loss forgotten beside its slope",
+        "product if c is None else product + _loss_vjp(task, (c,), ())\n\n\ndef _probabilities",
+        "product\n\n\ndef _probabilities",
+        "derivative[grad-cross_entropy_jvp]",
+    ),
+    (
+        "loss forgotten beside its gradient",
+        "product if c is None else product + _loss_vjp(task, (c,), ())\n\n\ndef _slope_jvp",
+        "product\n\n\ndef _slope_jvp",
+        "derivative[grad-cross_entropy_value_and_grad]",
+    ),
+):
+    values_of(DERIVATIVES, "torch")(name, old, new, by=by)
+slip_in_torch = values_of(TORCH, "torch")
+slip_in_torch(
+    "kept gradient not scaled",
+    "found = _times(kept[0], first) if ctx.has_gradient else None",
+    "found = kept[0].clone() if ctx.has_gradient else None",
+    by="derivative[backward-cross_entropy]",
+)
+slip_in_torch(
+    "negated tangent",
+    "found = None if tangents[0] is None else task.jvp(tangents[0])[1]",
+    "found = None if tangents[0] is None else tuple(-t for t in task.jvp(tangents[0])[1])",
+    by="derivative[jvp-cross_entropy]",
+)
+values_of(TORCH, "torch", error="RuntimeError: one of the variables")(
+    "a layer's kept gradients written to by the first of two backward passes",
+    "layer, is_kept = [arrays[i] for i in LinearTask.LAYER], _is_graph_kept()",
+    "layer, is_kept = [arrays[i] for i in LinearTask.LAYER], False",
+    by="derivative[backward-linear_cross_entropy]",
+)
+values_of(TORCH, "torch", error="RuntimeError: element 0")(
+    "results that do not depend on what is differentiated",
+    "if c is not None and r.requires_grad",
+    "if c is not None",
+    by="derivative[backward-cross_entropy_jvp]",
+)
+slip_in_numpy(
+    "a result in memory that is used again",
+    "e = MEMORY.result_like(x) if times == 1 else MEMORY.empty_like(x)",
+    "e = LAYER_MEMORY.setdefault((x.shape, x.dtype), np.empty_like(x)) if times == 1 else MEMORY.empty_like(x)",
+    "\nclass _Memory(threading.local):",
+    "\nLAYER_MEMORY: dict[Any, Any] = {}\n\n\nclass _Memory(threading.local):",
+    by="kept[cross_entropy_value_and_grad]",
+)
+
+slip_on_toy("sum stops at 2048", *computes("sum", "exact(x[..., :2048], **options)"), by="long-rows[5000]")
+slip_on_toy(
+    "matmul stops at 64",
+    "",
+    "\ndef matmul(a, b, /, exact=matmul):\n    return exact(a[:, :64], b[:64, :])\n",
+    by="linear",
+)
+slip_on_toy(
+    "log1p 1e-5 off above 1e5",
+    *computes("log1p", "exact(x) * where(x > 1e5, 1.00001, 1.0)"),
+    by="long-rows[200001]",
+)
+slip_on_toy(
+    "max loses NaN in the last place",
+    *computes("max", "exact(where(isnan(x) & (arange(x.shape[-1]) == x.shape[-1] - 1), -inf, x), **options)"),
+    by="nan-anywhere",
+)
+values_of(TOY, "toyarray", error="ValueError: operands could not be broadcast")(
+    "permute_dims of four axes swaps two",
+    *computes("permute_dims", "exact(x, (more[0][0], more[0][2], more[0][1], more[0][3]) if x.ndim == 4 else more[0])"),
+    by="layouts[cross_entropy_value_and_grad]",
+)
+slip_on_toy(
+    "expand_dims counts from the front",
+    *computes("expand_dims", "exact(x, axis=options['axis'] * (options['axis'] > 0))"),
+    by="layouts[logsumexp]",
 )

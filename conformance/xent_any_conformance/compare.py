@@ -65,7 +65,7 @@ def same(found: Any, expected: Any, what: str = "") -> None:
         raise AssertionError(_message(found, expected, what))
 
 
-def raises(error: type[Exception], pattern: str) -> AbstractContextManager[Any]:
+def raises(error: type[Exception] | tuple[type[Exception], ...], pattern: str) -> AbstractContextManager[Any]:
     """Require an error of this type, whose message has the pattern."""
     MADE["others"] += 1
     return pytest.raises(error, match=pattern)

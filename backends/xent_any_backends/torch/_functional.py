@@ -624,7 +624,7 @@ def _row_count(logits: Tensor, axis: int) -> Tensor | float | None:
     """The number of rows, None for 0; a tensor where it is recorded how it comes from the logits."""
     count: Tensor | torch.SymInt | int = logits.numel() // logits.shape[axis]
     if isinstance(count, torch.SymInt):
-        count = torch.scalar_tensor(count, dtype=torch.int64, device=logits.device)
+        count = torch.scalar_tensor(count, dtype=torch.int64, device=logits.device)  # type: ignore[arg-type]
     return count if isinstance(count, Tensor) else float(count) or None
 
 

@@ -1,6 +1,5 @@
 """Relations between results, which hold whatever the numbers are: on problems that Hypothesis draws."""
 
-import functools
 import itertools
 import math
 import sys
@@ -15,8 +14,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.array_api import make_strategies_namespace
 
 from .. import agreement
-from ..agreement import Problem, Solution
-from ..compare import at_least, at_most, equal, is_finite, same, within
+from ..agreement import Problem
+from ..compare import at_least, equal, is_finite, same, within
 from ..plugin import check
 from ..subjects import Subject
 
@@ -165,76 +164,6 @@ def with_options(
     values = {"class_weight": w, "sample_weight": s, "label_smoothing": 0.125, "z_loss": 0.0625, "softcap": 20.0}
     options = {name: value for name, value in values.items() if name in given}
     return Problem(f"{dtype}, {sorted(given)}", dtype, x, labels, v, options)
-
-
-def agree(problem: Problem, one: Solution, other: Solution) -> None:
-    """Two solutions of a problem may differ by the promised error of each."""
-    for pair in agreement.compare(problem, {"one": one, "other": other}):
-        at_most(pair["share"], 1, f"{problem.name}: {pair['quantity']}: difference / promised error")
-
-
-def option_relation(body: Callable[..., None]) -> Callable[..., None]:
-    """Make a test of a function of a subject, how a problem is made of arrays, and drawn arrays."""
-    strategies = {"x": logits(), "y": LABELS, "q": PROBABILITIES.map(lambda q: q + 1 / 16), "v": VECTORS}
-    strategies |= {"w": POSITIVE[0], "s": POSITIVE[1], "order": st.permutations(range(FEW))}
-
-    def test(subject: Subject, quick: bool) -> None:
-        dtypes = precisions(subject)
-        for dtype in dtypes[-1:] if quick or subject.costly else dtypes:
-
-            def run(example: int, dtype: str = dtype, **drawn: Any) -> None:
-                body(subject, functools.partial(with_options, example, dtype), **drawn)
-
-            draw(run, examples(subject, quick), strategies)
-
-    return test
-
-
-@check(
-    "relations.options.permuted-classes",
-    "Under every pair of options a permutation of the classes permutes the gradient and leaves the loss.",
-    source="docs/contract.md, Weights, smoothing, reductions",
-)
-@option_relation
-def test_options_of_permuted_classes(
-    subject: Subject, made: Any, x: Any, y: Any, q: Any, v: Any, w: Any, s: Any, order: Any
-) -> None:
-    problem = made(x, y, q, v, w, s)
-    permuted = made(x[:, order], np.argsort(order)[y], q[:, order], v[:, order], w[order], s)
-    losses, mean, grad, hvp = agreement.solve(subject, problem)
-    agree(permuted, Solution(losses, mean, grad[:, order], hvp[:, order]), agreement.solve(subject, permuted))
-
-
-@check(
-    "relations.options.permuted-rows",
-    "Under every pair of options a permutation of the rows permutes losses, gradients and Hessian products.",
-    source="docs/contract.md, Weights, smoothing, reductions",
-)
-@option_relation
-def test_options_of_permuted_rows(
-    subject: Subject, made: Any, x: Any, y: Any, q: Any, v: Any, w: Any, s: Any, order: Any
-) -> None:
-    rows = np.asarray([*order, *range(FEW, ROWS)])
-    problem = made(x, y, q, v, w, s)
-    permuted = problem._replace(x=x[rows], labels=problem.labels[rows], vector=v[rows])
-    if "sample_weight" in problem.options:
-        permuted = permuted._replace(options={**problem.options, "sample_weight": s[rows]})
-    losses, mean, grad, hvp = agreement.solve(subject, problem)
-    agree(permuted, Solution(losses[rows], mean, grad[rows], hvp[rows]), agreement.solve(subject, permuted))
-
-
-@check(
-    "relations.options.one-hot",
-    "Under every pair of options an index and its one-hot row have the same loss and derivatives.",
-    source="docs/contract.md, Weights, smoothing, reductions",
-)
-@option_relation
-def test_options_of_one_hot(
-    subject: Subject, made: Any, x: Any, y: Any, q: Any, v: Any, w: Any, s: Any, order: Any
-) -> None:
-    problem = made(x, y, q, v, w, s, but=("soft", "ignored"))
-    hot = problem._replace(labels=np.eye(FEW)[y])
-    agree(problem, agreement.solve(subject, problem), agreement.solve(subject, hot))
 
 
 @check(

@@ -13,7 +13,7 @@ import pytest
 from allpairspy import AllPairs
 
 from .. import oracle
-from ..compare import equal, same, within
+from ..compare import equal, is_nan, raises, same, within
 from ..plugin import check
 from ..subjects import HALF, Subject
 from ._contract import UNIT
@@ -172,6 +172,17 @@ def reduction_of(word: str) -> dict[str, Any]:
     return {"denominator": over[word]} if word in over else {"reduction": word}
 
 
+def unused(labels: Any, options: Mapping[str, Any], lead: tuple[int, ...]) -> Any:
+    """Which rows do not count, whatever their logits are."""
+    found = np.broadcast_to(options.get("sample_weight", 1.0) == 0, lead)
+    if labels.dtype.kind == "f":
+        return found
+    found = found | (labels == options.get("ignore_index", -100))
+    if "class_weight" in options and not (options.get("label_smoothing") or options.get("z_loss")):
+        found = found | (options["class_weight"][np.maximum(labels, 0)] == 0)
+    return found
+
+
 def problems(subject: Subject, quick: bool, rng: np.random.Generator, columns: Any) -> Iterator[Case]:
     """The cases of a covering array of the losses of logits."""
     dtypes = precisions(subject, half=not subject.costly)
@@ -182,13 +193,8 @@ def problems(subject: Subject, quick: bool, rng: np.random.Generator, columns: A
         options = options_of(rng, row, LEAD, CLASSES)
         if row["function"] == "nll_loss":
             x = oracle.log_softmax(x)
-        unused = np.zeros(LEAD, bool)
-        if labels.dtype.kind == "i":
-            unused = labels == options.get("ignore_index", -100)
-        if row["sample_weight"] == "one is 0":
-            unused |= options["sample_weight"] == 0
         if number % 2:
-            x[unused] = np.nan
+            x[unused(labels, options, LEAD)] = np.nan
         axis = row["axis"]
         arrays = {"log_probs" if row["function"] == "nll_loss" else "logits": np.moveaxis(x, -1, axis)}
         derivative = {"cross_entropy_jvp": "tangent", "cross_entropy_hvp": "vector"}.get(row["function"])
@@ -306,7 +312,7 @@ def sizes(subject: Subject, quick: bool) -> Sequence[int]:
     return SIZES if subject.slow else range(1, 71)
 
 
-SHAPES = ((1,), (5,), (1, 1), (4, 4), (3, 3, 3), (2, 3, 4), (2, 3, 4, 5))
+SHAPES = ((1,), (5,), (1, 1), (4, 4), (3, 3, 3), (2, 3, 4), (2, 3, 4, 5), (3, 3, 3, 3), (300, 2))
 
 
 @check(
@@ -326,6 +332,7 @@ def test_layouts(subject: Subject, quick: bool, rng: np.random.Generator, functi
     def cases() -> Iterator[Case]:
         for number, (shape, axis) in enumerate(places):
             x, dtype = numbers(rng, *shape), dtypes[number % len(dtypes)]
+            x = np.round(x) if number % 3 == 0 else x  # some classes tie
             for is_reversed in (False, True) if not subject.costly else (number % 2 == 0,):
                 if not function.startswith("cross"):
                     options = {"keepdims": is_reversed} if function == "logsumexp" else {}
@@ -369,9 +376,64 @@ def test_long_rows(subject: Subject, quick: bool, rng: np.random.Generator, clas
 
 @check("values.many-rows", "The mean and the sum of very many rows are right.", source=WEIGHTS)
 def test_many_rows(subject: Subject, quick: bool, rng: np.random.Generator) -> None:
-    rows = 10_001 if subject.slow else 100_001
-    arrays = {"logits": numbers(rng, rows, 3), "labels": target(rng, "ignored", (rows,), 3)}
-    each([Case("cross_entropy_value_and_grad", arrays, {}, dtype) for dtype in precisions(subject)], subject)
+    leads = [(10_001,)] if subject.slow else [(100_001,)] if subject.costly else [(100_001,), (331, 307)]
+    each(
+        [
+            Case(
+                "cross_entropy_value_and_grad",
+                {"logits": numbers(rng, *lead, 3), "labels": target(rng, "ignored", lead, 3)},
+                {},
+                dtype,
+            )
+            for lead in leads
+            for dtype in precisions(subject)
+        ],
+        subject,
+    )
+
+
+@check(
+    "values.nan-anywhere",
+    "NaN at any class of a row makes its results NaN, and those of no other row; in an ignored one it does nothing.",
+    source="docs/contract.md, Ignored rows, infinities, NaN",
+)
+@pytest.mark.parametrize("function", ["cross_entropy", "logsumexp"])
+def test_nan_anywhere(subject: Subject, quick: bool, rng: np.random.Generator, function: str) -> None:
+    for classes in (5,) if subject.costly else (2, 5, 17, 70):
+        x = numbers(rng, classes + 1, classes)
+        x[np.arange(classes), np.arange(classes)] = np.nan
+        labels = [subject(np.full(classes + 1, classes // 2))] if function == "cross_entropy" else []
+        options = {"reduction": "none"} if labels else {}
+        found = getattr(subject.functions, function)(subject(x), *labels, **options)
+        is_nan(subject.numpy(found), np.arange(classes + 1) < classes)
+        if labels:
+            ignored = subject(np.full(classes + 1, -100))
+            equal(subject.numpy(subject.functions.cross_entropy(subject(x), ignored, **options)), 0)
+
+
+@check(
+    "values.second-call",
+    "What is wrong is an error, or NaN, also after a right call with arrays of the same shapes and dtypes.",
+    source=DTYPES,
+)
+@pytest.mark.parametrize("function", ["cross_entropy", "nll_loss", "binary_cross_entropy", "linear_cross_entropy"])
+def test_second_call(subject: Subject, rng: np.random.Generator, function: str) -> None:
+    dtype = precisions(subject)[-1]
+    arrays, options = differentiated(rng, function, plain=False)
+    index = {} if function.startswith("binary") else {"labels": rng.integers(0, SHAPE[1], SHAPE[:1])}
+    for labels in ({}, index):
+        right = arrays | labels
+        wrong = {name: -values for name, values in right.items() if name in ("labels", *ARRAYS) and name != "bias"}
+        calls = [right, *({**right, name: values} for name, values in wrong.items()), right]
+        for call in calls:
+            made = {name: subject(a, dtype if a.dtype.kind == "f" else None) for name, a in call.items()}
+            name = next((name for name in wrong if call[name] is not right[name]), None)
+            if name is not None and subject.reads(made[name]):
+                with raises((ValueError, IndexError), f"^{name}: "):
+                    getattr(subject.functions, function)(**made, **options)
+                continue
+            loss = subject.numpy(getattr(subject.functions, function)(**made, **options))
+            is_nan(loss, name is not None)
 
 
 LAYERS: Mapping[str, tuple[tuple[int, ...], int, int]] = {
@@ -400,9 +462,9 @@ LAYER_COLUMNS: Mapping[str, Sequence[Any]] = {
 def layers(subject: Subject, quick: bool, rng: np.random.Generator) -> Iterator[Case]:
     columns = dict(LAYER_COLUMNS)
     if subject.costly:
-        columns["layer"] = "small", "a block and one"
+        columns["layer"] = "small", "two axes"
     columns |= {"dtype": precisions(subject, half=not subject.costly), "reversed": (False, True)}
-    for number, row in enumerate(covering(columns, subject, quick)):
+    for row in covering(columns, subject, quick):
         lead, inputs, classes = LAYERS[row["layer"]]
         masked = row["bias"] == "masks a class" and row["labels"] != "probabilities" and not row["label_smoothing"]
         hidden, weight = numbers(rng, *lead, inputs, scale=1.0), numbers(rng, classes, inputs, scale=inputs**-0.5)
@@ -418,8 +480,8 @@ def layers(subject: Subject, quick: bool, rng: np.random.Generator) -> Iterator[
         sizes = {"one row": 1, "three rows": 3 * row_bytes, "some classes": row_bytes // 3}
         if row["max_bytes"]:
             options["max_bytes"] = sizes[row["max_bytes"]]
-        if number % 2 and labels.dtype.kind == "i" and lead:
-            hidden[labels == options.get("ignore_index", -100)] = np.nan
+        if lead:
+            hidden[unused(labels, options, lead)] = np.nan
         arrays = {"hidden": hidden, "weight": weight, "labels": np.asarray(labels)}
         yield Case(row["function"], arrays, options, row["dtype"], row["reversed"])
 
@@ -542,12 +604,12 @@ def compare_derivatives(
 
 @check("values.kept", "A result keeps its values when its function is called again.", source=DTYPES)
 @pytest.mark.parametrize("function", [*DIFFERENTIATED, "cross_entropy_hvp", "linear_cross_entropy_value_and_grad"])
-def test_kept(subject: Subject, rng: np.random.Generator, function: str) -> None:
+def test_kept(subject: Subject, quick: bool, rng: np.random.Generator, function: str) -> None:
     dtype = precisions(subject)[-1]
     names = {"cross_entropy_hvp": "cross_entropy_jvp"}.get(function, function.removesuffix("_value_and_grad"))
     results = []
-    for _ in range(2):
-        arrays, options = differentiated(rng, names, plain=False)
+    for plain in (True, True) if quick else (True, True, False, False):
+        arrays, options = differentiated(rng, names, plain=plain)
         arrays |= {"vector": arrays.pop("tangent")} if function == "cross_entropy_hvp" else {}
         made = {name: subject(a, dtype) for name, a in arrays.items()}
         found = flat(getattr(subject.functions, function)(**made, **options))

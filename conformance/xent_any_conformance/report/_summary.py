@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, TypeAlias
 Run: TypeAlias = dict[str, Any]
 Result: TypeAlias = dict[str, Any]
 
-FAMILIES = ("truth", "agreement", "gradient", "relations", "contract", "transforms")
+FAMILIES = ("truth", "values", "agreement", "gradient", "relations", "contract", "transforms")
 
 
 class Mark(NamedTuple):
