@@ -1,10 +1,13 @@
-"""The oracle of the kit against many digits, which share nothing with it."""
+"""What the checks of values rest on: the oracle, against many digits, and covering arrays."""
+
+import itertools
 
 import mpmath
 import numpy as np
 import pytest
 
 from xent_any_conformance import oracle
+from xent_any_conformance.covering import covering
 
 RNG = np.random.default_rng(3)
 X, V, W, S = RNG.normal(size=(3, 4)) * 2, RNG.normal(size=(3, 4)), RNG.random(4) + 0.5, RNG.random(3)
@@ -97,6 +100,16 @@ def test_the_layer():
             return oracle.linear_cross_entropy(h, w, labels, bias=b, **options)
 
         np.testing.assert_allclose(gradient, oracle.pullback(f, given[i], 1.0), rtol=1e-12, atol=1e-15)
+
+
+@pytest.mark.parametrize("strength", [2, 3])
+def test_covering_arrays(strength):
+    columns = {name: range(count) for name, count in zip("abcdefgh", (5, 5, 4, 3, 3, 2, 2, 1), strict=True)}
+    rows = list(covering(columns, strength))
+    assert rows == list(covering(columns, strength))
+    for names in itertools.combinations(columns, strength):
+        wanted = set(itertools.product(*(columns[name] for name in names)))
+        assert {tuple(row[name] for name in names) for row in rows} == wanted
 
 
 def test_rows_that_do_not_count():
