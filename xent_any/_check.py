@@ -928,11 +928,11 @@ def first_true(context: Context, wrong: Array) -> tuple[int, ...] | None:
 def class_axis(x: Array, axis: int, name: str) -> int:
     """`axis` as a number from 0."""
     try:
-        position = operator.index(axis)
+        position = None if isinstance(axis, bool) else operator.index(axis)
     except TypeError:
-        raise invalid(
-            TypeError, "axis", "an integer", f"got {type(axis).__name__}", "there is one axis of classes"
-        ) from None
+        position = None
+    if position is None:
+        raise invalid(TypeError, "axis", "an integer", f"got {type(axis).__name__}", "there is one axis of classes")
     if not -x.ndim <= position < x.ndim:
         expected = f"an axis of {name}, whose shape is {shape_text(x.shape)}"
         way_out = f"pass one from {-x.ndim} to {x.ndim - 1}" if x.ndim else f"give {name} an axis of classes"

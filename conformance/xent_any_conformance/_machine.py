@@ -3,9 +3,19 @@
 import os
 import platform
 import re
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+
+
+def commit() -> str:
+    """The commit of the code that runs, with ``-dirty`` after it where files of it have been changed; "" if unknown."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--exclude=*"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return ""
 
 
 def cpus() -> list[int]:

@@ -18,11 +18,11 @@ Made from the conformance kit's records of full runs, in `conformance/records/`;
 mean. *Wrong labels*: what becomes of an index out of range; it raises where labels can be read without waiting,
 elsewhere the loss and the gradient of its row are NaN. *Transforms*: the program transformations that the checks went
 through. *Checks*: passed, and declared deviations, which are listed below. *Error*: the worst of the hard rows as a
-share of what is [promised](contract.md#accuracy) in float32 and float64.
+share of what is [promised](contract.md#accuracy) in float32 and float64. *Commit*: of the code that was certified.
 
 """
 BEGIN, END = "<!-- made from the records -->\n", "<!-- until here -->\n"
-COLUMNS = ("subject", "library", "device", "dtypes", "wrong labels", "transforms", "checks", "error")
+COLUMNS = ("subject", "library", "device", "dtypes", "wrong labels", "transforms", "checks", "error", "commit")
 
 
 def record(run: dict[str, Any], subject: dict[str, Any]) -> dict[str, Any]:
@@ -36,7 +36,7 @@ def record(run: dict[str, Any], subject: dict[str, Any]) -> dict[str, Any]:
                 key = f"{error['quantity']} {error['dtype']}"
                 errors[key] = max(errors.get(key, 0.0), round(error["share"], 3))
     return {
-        **{key: run[key] for key in ("xent_any", "date", "machine", "packages", "command", "passed")},
+        **{key: run[key] for key in ("xent_any", "commit", "date", "machine", "packages", "command", "passed")},
         "subject": {key: value for key, value in subject.items() if key != "seconds"},
         "outcomes": {
             family: dict(Counter(r["outcome"] for r in results if r["id"].startswith(f"{family}.")))
@@ -89,6 +89,7 @@ def support(records: Sequence[dict[str, Any]]) -> str:
                 ", ".join(subject["transforms"]) or "-",
                 checks,
                 f"{max(errors):.2f}" if errors else "-",
+                entry.get("commit") or "unknown",
             )
         )
         deviations += [f"* `{subject['name']}`, `{id_}`: {reason}" for id_, reason in subject["deviations"].items()]

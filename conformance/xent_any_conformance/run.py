@@ -86,6 +86,7 @@ def run(
     failed = [r for r in results if r["outcome"] == "failed" and r["level"] == "must" and r["subject"] not in peers]
     return {
         "xent_any": xent_any.__version__,
+        "commit": _machine.commit(),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": {
             "python": platform.python_version(),

@@ -183,6 +183,23 @@ def test_ignore_index(subject: Subject, quick):
         agrees(subject, X, Y, ignore_index=ignored)
 
 
+@check("contract.labels.beside-ignore-index", "A label beside a large ignore_index is not ignored.", source=LABELS)
+def test_beside_ignore_index(subject: Subject):
+    for dtype, ignored in (("int64", 2**62), ("int64", -(2**53)), ("int32", 2**30), ("int32", -(2**24))):
+        if not subject.holds(dtype):
+            continue
+        for beside in (ignored - 1, ignored + 1):
+            labels = subject(np.asarray([0, ignored, beside], dtype), dtype)
+            if subject.reads(labels):
+                with raises(IndexError, rf"^labels: .* labels\[2\] is {beside}; "):
+                    subject.functions.cross_entropy(subject(X[:3]), labels, ignore_index=ignored)
+            else:
+                loss = subject.functions.cross_entropy(subject(X[:3]), labels, ignore_index=ignored, reduction="none")
+                same(loss.shape, (3,), "shape")
+                if subject.has_values:
+                    is_nan(subject.numpy(loss), np.arange(3) == 2)
+
+
 @check("contract.labels.ignored-in-uint64", "ignore_index may be what only uint64 holds.", source=LABELS)
 @pytest.mark.full
 def test_ignored_in_uint64(subject: Subject, quick):

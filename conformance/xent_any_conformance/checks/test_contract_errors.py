@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ..compare import equal, raises
+from ..compare import equal, is_nan, raises
 from ..plugin import check
 from ..subjects import Subject
 
@@ -195,6 +195,68 @@ def test_range(subject: Subject):
     for name, value in (("softcap", 1e39), ("softcap", 1e-39), ("denominator", 1e-50), ("z_loss", 1e200)):
         message = f"{name}: expected a number in the range of float32, got {value}"
         rejects(ValueError, message, subject.functions.cross_entropy, x, y, **{name: value})
+
+
+@check("contract.errors.numbers", "Text and bool are no numbers: a TypeError, for each one.", source=FUNCTIONS)
+@pytest.mark.parametrize("value", ["1", True], ids=["text", "bool"])
+def test_numbers(subject: Subject, value: Any):
+    f, x, y = subject.functions, subject(X), subject(Y)
+    layer = subject(X), subject(np.ones((5, 4)))
+    for name in ("label_smoothing", "z_loss", "softcap", "denominator", "ignore_index"):
+        with raises(TypeError, f"^{name}: expected "):
+            f.cross_entropy(x, y, **{name: value})
+        with raises(TypeError, f"^{name}: expected "):
+            f.linear_cross_entropy(*layer, y, **{name: value})
+    calls: list[tuple[Any, tuple[Any, ...], str]] = [
+        (f.nll_loss, (subject(-X), y), "ignore_index"),
+        (f.nll_loss, (subject(-X), y), "denominator"),
+        (f.binary_cross_entropy, (x, subject(Q)), "denominator"),
+        (f.binary_cross_entropy, (x, subject(Q)), "pos_weight"),
+        (f.linear_cross_entropy, (*layer, y), "max_bytes"),
+        (f.softmax, (x,), "axis"),
+    ]
+    for function, arrays, name in calls:
+        with raises(TypeError, f"^{name}: expected "):
+            function(*arrays, **{name: value})
+
+
+@check(
+    "contract.errors.values",
+    "Values that no argument may have are an error, or NaN, where a weight of 0 hides them as well.",
+    source=WEIGHTS,
+)
+def test_values(subject: Subject):
+    f, x, y = subject.functions, subject(X), subject(Y)
+    layer = subject(X), subject(np.ones((5, 4)))
+    for function, arrays in ((f.cross_entropy, (x, y)), (f.nll_loss, (subject(-X), y))):
+        rejects(
+            ValueError,
+            "reduction: expected 'none', 'mean' or 'sum', got 'batchmean'",
+            function,
+            *arrays,
+            reduction="batchmean",
+        )
+    rejects(
+        ValueError,
+        "max_bytes: expected a positive number of bytes, got -1",
+        f.linear_cross_entropy,
+        *layer,
+        y,
+        max_bytes=-1,
+    )
+    weights = subject(np.asarray([1, -1, 1, 1]))
+    hidden = subject(np.where(np.arange(4) == 1, -Q, Q))
+    calls = [
+        ("class_weight", lambda: f.cross_entropy(x, y, class_weight=weights), weights),
+        ("labels", lambda: f.cross_entropy(x, hidden, class_weight=subject([1.0, 0, 1, 1])), hidden),
+        ("labels", lambda: f.binary_cross_entropy(x, hidden, pos_weight=0.0), hidden),
+    ]
+    for name, call, wrong in calls:
+        if subject.reads(wrong):
+            with raises(ValueError, f"^{name}: expected "):
+                call()
+        elif subject.has_values:
+            is_nan(subject.numpy(call()))
 
 
 @check("contract.errors.directions", "Tangent and vector have the shape and dtype of the logits.", source=FUNCTIONS)
