@@ -28,11 +28,10 @@ class Check(NamedTuple):
 
     id: str  # family.topic, stable
     statement: str
-    level: str  # must or should
     source: str
 
 
-def check(id_: str, statement: str, *, level: str = "must", source: str) -> Callable[[F], F]:
+def check(id_: str, statement: str, *, source: str) -> Callable[[F], F]:
     """Declare a test function a check.
 
     Parameters
@@ -41,12 +40,10 @@ def check(id_: str, statement: str, *, level: str = "must", source: str) -> Call
         ``family.name``; stable, and unique but for what pytest's parameters add in brackets.
     statement : str
         What must hold, in one line.
-    level : {"must", "should"}, default "must"
-        A check that only should hold is reported, and fails nothing.
     source : str
         Where that is promised: a section of ``docs/contract.md`` or ``docs/derivation.md``.
     """
-    return pytest.mark.check(Check(id_, statement, level, source))
+    return pytest.mark.check(Check(id_, statement, source))
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

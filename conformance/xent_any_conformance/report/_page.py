@@ -20,7 +20,6 @@ from ._summary import (
     family,
     last_lines,
     number,
-    outcome,
     part,
     plural,
     topic,
@@ -44,16 +43,16 @@ td small { opacity: .75; display: block; white-space: nowrap; font-size: 12px; l
 .tall { max-height: 36rem; overflow-y: auto; border-bottom: 1px solid var(--line); }
 .tall th { position: sticky; top: 0; background: Canvas; box-shadow: 0 1px var(--line); z-index: 1; }
 b { white-space: nowrap; font-weight: 600; } b.skipped { opacity: .6; font-weight: 400; }
-b.passed { color: var(--ok); } b.failed { color: var(--no); } b.missed, b.deviates { color: var(--meh); }
+b.passed { color: var(--ok); } b.failed { color: var(--no); } b.deviates { color: var(--meh); }
 td.passed { background: color-mix(in srgb, var(--ok) 9%, transparent); }
-td.deviates, td.missed { background: color-mix(in srgb, var(--meh) 14%, transparent); }
+td.deviates { background: color-mix(in srgb, var(--meh) 14%, transparent); }
 td.failed { background: color-mix(in srgb, var(--no) 18%, transparent); }
 .heat table { font-size: 12px; width: auto; } .heat td { padding: .25rem; text-align: center; min-width: 2.3rem; }
 .heat th { background: none; white-space: nowrap; } .heat td.self { background: var(--soft); }
 .heat thead th { writing-mode: vertical-rl; transform: rotate(180deg); text-align: left; padding: .3rem; }
 .bars { display: flex; gap: 2px; } .bars i { width: 7px; height: 17px; border-radius: 2px; background: #8883; }
 .bars i.passed { background: var(--ok); } .bars i.failed { background: var(--no); }
-.bars i.deviates, .bars i.missed { background: repeating-linear-gradient(45deg, var(--meh) 0 3px, #8883 3px 5px); }
+.bars i.deviates { background: repeating-linear-gradient(45deg, var(--meh) 0 3px, #8883 3px 5px); }
 """
 
 SEARCH = """<script>
@@ -144,13 +143,13 @@ def _matrix(summary: Summary) -> list[str]:
 
 def _failures(summary: Summary) -> list[str]:
     groups: defaultdict[str, list[Result]] = defaultdict(list)
-    for result in summary.of("failed", "missed"):
+    for result in summary.of("failed"):
         groups[topic(result["id"])].append(result)
     parts = []
     for id_, results in groups.items():
-        about, kind = results[0], outcome(results[0])
+        about, kind = results[0], results[0]["outcome"]
         parts.append(f'<h3><b class="{kind}">{MARKS[kind].symbol}</b> <code>{escape(id_)}</code></h3>')
-        parts.append(_note(f"{about['statement']} ({about['level']}; {about['source']})"))
+        parts.append(_note(f"{about['statement']} ({about['source']})"))
         for result in results:
             reason = "\n".join(result["reason"].splitlines()[-60:])[-8000:]
             error = escape(" ".join(last_lines(reason, 2)[:1])[:150])
@@ -318,6 +317,6 @@ def _check(summary: Summary, id_: str, results: Sequence[Result]) -> list[str]:
         bars.append(f'<i class="{cells[name].worst}" title="{escape(name)}: {title}"></i>')
     cases = list(dict.fromkeys(result["id"].removeprefix(id_).strip("[]") for result in results))
     listed = _more(str(len(cases)), escape(", ".join(cases))) if any(cases) else "1"
-    statement = results[0]["statement"] + (" (should)" if results[0]["level"] == "should" else "")
+    statement = results[0]["statement"]
     about = (escape(statement), escape(results[0]["source"]))
     return [f"<code>{escape(id_)}</code>", *about, listed, f'<div class="bars">{"".join(bars)}</div>']

@@ -25,14 +25,8 @@ MARKS = {
     "passed": Mark("✓", "+", "green", "passed"),
     "skipped": Mark("·", ".", "dim", "skipped, for a reason"),
     "deviates": Mark("≈", "~", "yellow", "deviates, as declared"),
-    "missed": Mark("!", "!", "yellow", "should hold and does not"),
     "failed": Mark("✗", "X", "bold red", "failed"),
 }
-
-
-def outcome(result: Result) -> str:
-    """A key of `MARKS`; what only should hold is missed, not failed."""
-    return "missed" if result["outcome"] == "failed" and result["level"] == "should" else str(result["outcome"])
 
 
 @dataclass
@@ -44,7 +38,7 @@ class Cell:
     share: float | None = None
 
     def add(self, result: Result) -> None:
-        self.counts[outcome(result)] += 1
+        self.counts[result["outcome"]] += 1
         if result["outcome"] != "deviates":  # that error is declared
             for measured in result["measurements"]:
                 self.ulp = largest(self.ulp, measured["worst"])
@@ -53,7 +47,7 @@ class Cell:
     @property
     def worst(self) -> str:
         """The worst outcome, skips aside."""
-        return next((key for key in ("failed", "missed", "deviates", "passed") if self.counts[key]), "skipped")
+        return next((key for key in ("failed", "deviates", "passed") if self.counts[key]), "skipped")
 
     def errors(self) -> list[str]:
         return [] if self.ulp is None or self.share is None else [number(self.ulp), part(self.share)]
@@ -78,10 +72,10 @@ class Summary:
 
     def of(self, *outcomes: str) -> list[Result]:
         """Our results with those outcomes."""
-        return [result for result in self.results if outcome(result) in outcomes]
+        return [result for result in self.results if result["outcome"] in outcomes]
 
     def verdict(self) -> str:
-        counts = Counter(outcome(result) for result in self.results)
+        counts = Counter(result["outcome"] for result in self.results)
         if self.run["passed"]:
             others = f"{counts['deviates']:,} deviate as declared, {counts['skipped']:,} are skipped for a reason"
             return f"{plural(len(self.ours), 'backend')}: {counts['passed']:,} checks passed, {others}, none failed."

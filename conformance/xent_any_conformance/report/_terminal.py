@@ -39,7 +39,7 @@ class Printer:
             self.heading("Not usable here")
             for each in run["unusable"]:
                 self.say(f"{each['name']}: {each['reason']}", indent=2)
-        if failures := summary.of("failed", "missed"):
+        if failures := summary.of("failed"):
             self.heading("Failures")
             self.failures(failures)
         self.console.print()
@@ -94,9 +94,7 @@ class Printer:
 
     def failures(self, failures: list[Result]) -> None:
         for result in failures[:MOST_FAILURES]:
-            should = result["level"] == "should"
-            title = f"{result['subject']}  {result['id']}{' (should)' if should else ''}"
-            self.say(title, "bold yellow" if should else "bold red")
+            self.say(f"{result['subject']}  {result['id']}", "bold red")
             self.say(f"{result['statement']} [{result['source']}]", indent=2)
             for line in last_lines(result["reason"], LAST_LINES):
                 self.say(line[:400], "dim", indent=4)

@@ -51,8 +51,9 @@ TABLE: Mapping[str, tuple[str, str]] = {
 }
 """Every subject of ours: its name, the module that it needs, and the file beside this one that loads it."""
 
-SLOW = ("mparray", "ndonnx", "ndonnx-onnxruntime")
-"""They compute number by number, or build a model for each call: they are always given the quick run's problems."""
+SLOW = ("mparray", "ndonnx", "ndonnx-onnxruntime", "dask-rows", "dask-classes")
+"""They compute number by number, or build a model or a graph for each call: they are always given the quick run's
+problems."""
 
 COSTLY = ("ndonnx", "jax", "mparray", "dask")
 """Libraries that compile or plan each call, the longest first, as measured: a run starts with them."""
