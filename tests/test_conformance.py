@@ -254,15 +254,8 @@ def test_the_table_of_bytes_kept_is_the_record():
         assert f"| {' | '.join(v if isinstance(v, str) else f'{v:.3f}' for v in row.values())} |" in page
 
 
-# Records older than the checks whose deviations they name. Made anew, in half an hour, by
-# ``xent-any conformance jax --records conformance/records``; then this passes, which is an error until they leave here.
-OLD_RECORDS = {"jax", "jax-x32", "jax-jit"}
-
-
 @pytest.mark.parametrize("name", subjects.TABLE)
-def test_the_records_declare_what_the_subjects_do(name, request):
-    if name in OLD_RECORDS:
-        request.applymarker(pytest.mark.xfail(reason=f"{name}: a record older than the checks", raises=AssertionError))
+def test_the_records_declare_what_the_subjects_do(name):
     path = HERE.parent / "conformance" / "records" / f"{name}.json"
     if not path.exists():
         pytest.skip(f"{name}: no record; it was not at hand when the records were made")

@@ -32,25 +32,31 @@ def pullback(function: Callable[[Any], Any], at: Any, cotangent: Any) -> Any:
 
 
 def logsumexp(x: Any, axis: int = -1, keepdims: bool = False) -> Any:
-    m = np.max(np.real(x), axis, keepdims=True)
-    m = np.where(np.isfinite(m), m, 0.0)
-    with np.errstate(divide="ignore"):
-        lse = m + np.log(np.sum(np.exp(x - m), axis, keepdims=True))
+    m, s = _state(x, axis)
+    lse = m + np.log(s)
     return lse if keepdims else np.squeeze(lse, axis)
 
 
 def log_softmax(x: Any, axis: int = -1) -> Any:
-    return x - logsumexp(x, axis, keepdims=True)
+    m, s = _state(x, axis)
+    return (x - m) - np.log(s)
 
 
 def softmax(x: Any, axis: int = -1) -> Any:
-    return np.exp(log_softmax(x, axis))
+    m, s = _state(x, axis)
+    return np.exp(x - m) / s
+
+
+def _state(x: Any, axis: int) -> tuple[Any, Any]:
+    """The maximum, and the sum of the exponentials of the distances from it."""
+    m = np.max(np.real(x), axis, keepdims=True)
+    m = np.where(np.isfinite(m), m, 0.0)
+    return m, np.sum(np.exp(x - m), axis, keepdims=True)
 
 
 def cross_entropy(logits: Any, labels: Any, *, reduction: str = "mean", denominator: Any = None, **options: Any) -> Any:
     x, target, s, counts, z, _ = _rows(logits, labels, **options)
-    lse = logsumexp(x, keepdims=True)
-    losses = s * (_dot(target, lse - x) + z * lse[..., 0] ** 2)
+    losses = s * (np.sum(_product(target, -log_softmax(x)), -1) + z * logsumexp(x) ** 2)
     return _reduced(losses, counts, reduction, denominator)
 
 
@@ -60,7 +66,7 @@ def cross_entropy_value_and_grad(
     x, target, s, counts, z, slopes = _rows(logits, labels, axis=axis, **options)
     lse = logsumexp(x, keepdims=True)
     total = np.sum(target, -1, keepdims=True)
-    each = s[..., None] * ((total + 2 * z * lse) * np.exp(x - lse) - target) * slopes
+    each = s[..., None] * ((total + 2 * z * lse) * softmax(x) - target) * slopes
     each = _scaled(each, counts, reduction, denominator)
     loss = cross_entropy(logits, labels, reduction=reduction, denominator=denominator, axis=axis, **options)
     return loss, np.moveaxis(each, -1, axis)
@@ -78,31 +84,27 @@ def cross_entropy_hvp(logits: Any, vector: Any, labels: Any, **options: Any) -> 
 
 def nll_loss(log_probs: Any, labels: Any, *, reduction: str = "mean", denominator: Any = None, **options: Any) -> Any:
     x, target, s, counts, _, _ = _rows(log_probs, labels, **options)
-    return _reduced(s * _dot(target, -x), counts, reduction, denominator)
+    return _reduced(s * np.sum(_product(target, -x), -1), counts, reduction, denominator)
 
 
 def binary_cross_entropy(
-    logits: Any,
-    labels: Any,
-    *,
-    pos_weight: Any = 1.0,
-    sample_weight: Any = 1.0,
-    reduction: str = "mean",
-    denominator: Any = None,
+    logits: Any, labels: Any, *, reduction: str = "mean", denominator: Any = None, **weights: Any
 ) -> Any:
+    no, yes, counts = _events(logits, labels, **weights)
     sign = np.where(np.real(logits) > 0, 1.0, -1.0)
     log1p = np.log1p(np.exp(-sign * logits))
     below, above = (np.where(sign == side, side * logits, 0.0) + log1p for side in (1.0, -1.0))  # -log(1 - p), -log p
-    losses = sample_weight * ((1 - labels) * below + pos_weight * labels * above)
-    return _reduced(losses, sample_weight + np.zeros(np.shape(logits)), reduction, denominator)
+    return _reduced(_product(no, below) + _product(yes, above), counts, reduction, denominator)
 
 
-def binary_cross_entropy_value_and_grad(logits: Any, labels: Any, **options: Any) -> tuple[Any, Any]:
-    weights = options.get("sample_weight", 1.0) + np.zeros(np.shape(logits))
+def binary_cross_entropy_value_and_grad(
+    logits: Any, labels: Any, *, reduction: str = "mean", denominator: Any = None, **weights: Any
+) -> tuple[Any, Any]:
+    no, yes, counts = _events(logits, labels, **weights)
     present, absent = (1 / (1 + np.exp(sign * logits)) for sign in (-1, 1))
-    grad = weights * ((1 - labels) * present - options.get("pos_weight", 1.0) * labels * absent)
-    loss = binary_cross_entropy(logits, labels, **options)
-    return loss, _scaled(grad, weights, options.get("reduction", "mean"), options.get("denominator"))
+    grad = _product(no, present) - _product(yes, absent)
+    loss = binary_cross_entropy(logits, labels, reduction=reduction, denominator=denominator, **weights)
+    return loss, _scaled(grad, counts, reduction, denominator)
 
 
 def linear_cross_entropy(hidden: Any, weight: Any, labels: Any, *, bias: Any = 0.0, **options: Any) -> Any:
@@ -151,9 +153,15 @@ def _rows(
     return x, target, s, counts, z_loss, slopes
 
 
-def _dot(target: Any, cost: Any) -> Any:
-    """The sum over classes of target times cost; 0 times anything is 0."""
-    return np.sum(np.where(target == 0, 0.0, target * np.where(target == 0, 0.0, cost)), -1)
+def _events(logits: Any, labels: Any, *, pos_weight: Any = 1.0, sample_weight: Any = 1.0) -> tuple[Any, Any, Any]:
+    """The weights of each event's two terms, and what a mean counts of it."""
+    no, yes = sample_weight * (1 - labels), sample_weight * pos_weight * labels
+    return no, yes, sample_weight + np.zeros(np.shape(logits))
+
+
+def _product(weight: Any, cost: Any) -> Any:
+    """The product, where 0 times anything is 0."""
+    return np.where(weight == 0, 0.0, weight * np.where(weight == 0, 0.0, cost))
 
 
 def _reduced(losses: Any, counts: Any, reduction: str, denominator: Any) -> Any:

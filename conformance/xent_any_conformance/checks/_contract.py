@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from .. import oracle
 from ..compare import same, within
 from ..subjects import Subject
 
@@ -190,51 +191,17 @@ def few(subject: Subject, quick: bool) -> bool:
     return quick or "jit" in subject.backend.transforms
 
 
-def formula(
-    x: Any,
-    labels: Any,
-    *,
-    class_weight: Any = 1.0,
-    sample_weight: Any = 1.0,
-    ignore_index: int | None = -100,
-    label_smoothing: float = 0.0,
-    z_loss: float = 0.0,
-    softcap: float | None = None,
-    reduction: str = "mean",
-    denominator: float | None = None,
-) -> tuple[Any, Any]:
-    """Loss and gradient from their definition, in NumPy's float64: of rows that can be computed, or do not count."""
-    ignored = labels == ignore_index if labels.ndim == 1 else np.zeros(len(x), bool)
-    q = labels if labels.ndim == 2 else np.eye(x.shape[1])[np.where(ignored, 0, labels)]
-    s = sample_weight * (1.0 - ignored)
-    weight = class_weight * ((1 - label_smoothing) * q + label_smoothing / x.shape[1])
-    total = weight.sum(-1)
-    uncounted = (s == 0) | ((total == 0) & (z_loss == 0))
-    x = np.where(uncounted[:, None], 0.0, x)
+def formula(x: Any, labels: Any, **options: Any) -> tuple[Any, Any]:
+    """Loss and gradient from their definition: of rows that can be computed, or do not count."""
     with np.errstate(all="ignore"):  # infinities, and the mean over nothing
-        divisor = denominator or (s * (class_weight * q).sum(-1)).sum() if reduction == "mean" else 1.0
-        capped = np.where(np.isfinite(x), softcap * np.tanh(x / softcap), x) if softcap else x
-        slope = np.where(np.isfinite(x), 1 - (capped / softcap) ** 2, 0.0) if softcap else 1.0
-        m = capped.max(-1)
-        e = np.exp(capped - m[:, None])
-        lse, p = m + np.log(e.sum(-1)), e / e.sum(-1, keepdims=True)
-        cost = np.where(weight == 0, 0.0, weight * (lse[:, None] - capped)).sum(-1) + z_loss * lse**2
-        grad = (total + 2 * z_loss * lse)[:, None] * p - weight
-        loss = np.where(uncounted, 0.0, s * cost / divisor)
-        grad = np.where(uncounted, 0.0, s / divisor)[:, None] * grad * slope
-    return (loss if reduction == "none" else loss.sum()), grad
+        return oracle.cross_entropy_value_and_grad(x, labels, **options)
 
 
 def binary_formula(x: Any, labels: Any, pos_weight: Any = 1.0, sample_weight: Any = 1.0) -> tuple[Any, Any]:
     """Loss and gradient of each event from their definition."""
-    no, yes = sample_weight * (1 - labels), sample_weight * pos_weight * labels
+    options = {"pos_weight": pos_weight, "sample_weight": sample_weight, "reduction": "none"}
     with np.errstate(all="ignore"):
-        below, above = (
-            np.where(no == 0, 0.0, no * np.logaddexp(0, x)),
-            np.where(yes == 0, 0.0, yes * np.logaddexp(0, -x)),
-        )
-        grad = np.where(no == 0, 0.0, no / (1 + np.exp(-x))) - np.where(yes == 0, 0.0, yes / (1 + np.exp(x)))
-    return below + above, grad
+        return oracle.binary_cross_entropy_value_and_grad(x, labels, **options)
 
 
 def near(got: Any, dtype: str, expected: Any, roundings: float = 64, relative: bool = False) -> None:

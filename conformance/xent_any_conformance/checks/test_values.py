@@ -22,7 +22,6 @@ from .test_transforms import declared, fast
 FUNCTIONS, WEIGHTS = "docs/contract.md, Functions", "docs/contract.md, Weights, smoothing, reductions"
 DTYPES = "docs/contract.md, Dtypes, devices, arrays"
 ARRAYS = ("class_weight", "sample_weight", "denominator", "pos_weight", "bias")
-IN_HIDDEN = ("hidden", "weight", "bias")
 
 
 class Case(NamedTuple):
