@@ -19,8 +19,9 @@ import xent_any
 N, C, D = 2, 3, 2
 
 FAILURES = ("expected device cpu but got meta", "INTERNAL ASSERT FAILED")
-"""How PyTorch 2.13 fails in some third derivatives that are compiled: at any product with a number, as ``0.5 * x``, and at
-views, depending on what has been compiled before.
+"""How PyTorch 2.13 fails in some third derivatives that are compiled.
+
+That is at any product with a number, as ``0.5 * x``, and at views, depending on what has been compiled before.
 """
 
 
