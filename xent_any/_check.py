@@ -294,7 +294,8 @@ def weighted(
     """
     context, options, axis, count, lead, indices, denominator, _ = plan
     (xp, backend), dtype = context, options.dtype
-    options = options._replace(given=())  # for what is computed of the labels and the weights alone
+    if options.given:
+        options = options._replace(given=())  # for what is computed of the labels and the weights alone
     is_plain = class_weight is None and sample_weight is None and indices is not None
     is_plain = is_plain and (denominator is None or isinstance(denominator, float))
     with NOTHING if is_plain else backend.quiet():
