@@ -46,11 +46,12 @@ class JAX(Backend):
             ("truth.subnormal", "truth.subnormal-scaled", "truth.subnormal-binary"),
             "XLA on the CPU flushes numbers below the smallest normal one to 0",
         ),
-        **dict.fromkeys(
+    }
+    if jax.__version_info__ >= (0, 6):  # seen with 0.10, and not with 0.5
+        deviations |= dict.fromkeys(
             ("relations.bitwise[few-rows]", "relations.bitwise[blocks]", "relations.bitwise[hvp]"),
             "XLA fuses products with sums as shapes suggest, on which a row's last bits may depend",
-        ),
-    }
+        )
     if not SOLVES:
         deviations |= dict.fromkeys(
             ("truth.autodiff[float32-confident]", "truth.autodiff[float32-not-the-label]"),

@@ -431,12 +431,12 @@ class _Memory:
             "version": 3,
             "shape": tuple(tensor.shape),
             "typestr": _TYPES[tensor.dtype],
-            "data": (tensor.data_ptr(), False),
+            "data": (tensor.data_ptr() or size, False),  # of no elements: NumPy 2.1 takes no null pointer
             "strides": None if tensor.is_contiguous() else tuple([size * step for step in tensor.stride()]),
         }
 
 
-_TYPES = {torch.bfloat16: BFLOAT16.str} | {
+_TYPES = {torch.bfloat16: np.dtype("uint16").str} | {  # of the type V2, NumPy 2.1.0 makes no array: the process ends
     getattr(torch, name): np.dtype(name).str
     for name in (
         *("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"),
@@ -451,7 +451,8 @@ def _to_numpy(array: Any) -> Any:
         return None
     if array.is_neg() or array.is_conj() or array._is_zerotensor():
         array = torch.zeros_like(array).add(array)
-    return np.asarray(_Memory(array))
+    found = np.asarray(_Memory(array))
+    return found.view(BFLOAT16) if array.dtype == torch.bfloat16 else found
 
 
 def _from_numpy(array: Any) -> Any:
