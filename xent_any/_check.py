@@ -870,9 +870,8 @@ def scaled(
             return backend.share(xp, like, dtype, shape, denominator), None
         size = math.prod(shape)
         if denominator is None and backend.is_positive(size):
-            return backend.share(
-                xp, like, dtype, shape, size
-            ), None  # of a size that a compiler does not know, no float
+            # No float is made of it: a compiler may not know the size.
+            return backend.share(xp, like, dtype, shape, size), None
     divisor = None
     given, weight = weight, backend.share(xp, like, dtype, (), 1.0) if weight is None else weight
     if denominator is None:

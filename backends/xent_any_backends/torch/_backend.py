@@ -35,6 +35,12 @@ the forward pass; a larger one would be held, perhaps for long, beside logits th
 _vjp: Any = torch.func.vjp  # which says that it returns two or three values
 
 
+def _backward(function: Any, x: Any, cotangents: Sequence[Any]) -> list[Any]:
+    x = x.detach().requires_grad_()
+    result = function(x)
+    return [torch.autograd.grad(result, x, c, retain_graph=True)[0] for c in cotangents]
+
+
 class Torch(Backend):
     name = "torch"
     version = torch.__version__
@@ -43,7 +49,7 @@ class Torch(Backend):
         "grad": torch.func.grad,
         "vmap": torch.func.vmap,
         "jvp": lambda f, x, tangent: torch.func.jvp(f, (x,), (tangent,))[1],
-        "backward": lambda f, x, cotangents: _backward(f, x, cotangents),  # noqa: PLW0108  (defined below)
+        "backward": _backward,
     }
 
     def namespace(self) -> Any:
@@ -752,12 +758,6 @@ def _scaled(gradients: Sequence[Any], c: Any, arrays: Sequence[Any]) -> list[Any
 
 def _filled(empty: Task, arrays: Sequence[Any]) -> Task:
     return empty.filled(arrays[: len(empty.arrays)])
-
-
-def _backward(function: Any, x: Any, cotangents: Sequence[Any]) -> list[Any]:
-    x = x.detach().requires_grad_()
-    result = function(x)
-    return [torch.autograd.grad(result, x, c, retain_graph=True)[0] for c in cotangents]
 
 
 class _Formulas(Torch):

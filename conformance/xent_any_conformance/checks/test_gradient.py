@@ -90,7 +90,7 @@ def compare(
 
     `reduction` is one of those that the functions have, or "denominator".
     """
-    dtypes = [dtype for dtype in ("float32", "float64") if dtype in subject.dtypes]
+    dtypes = subject.precisions
     dtypes = dtypes[:1] if quick else dtypes if every_dtype else dtypes[-1:]
     reduced = {"denominator": 7.0} if reduction == "denominator" else {"reduction": reduction}
     for dtype, (kind, derivative) in product(dtypes, cases):
@@ -283,7 +283,7 @@ def binary_truth(z: float, y: float, positive: float) -> float:
 
 
 def compare_binary(subject: Subject, quick: bool, positive: Any, weights: Any, reduction: str) -> None:
-    dtypes = [dtype for dtype in ("float32", "float64") if dtype in subject.dtypes]
+    dtypes = subject.precisions
     for dtype in dtypes[:1] if quick else dtypes[-1:]:
         options: dict[str, Any] = {"reduction": reduction}
         if positive is not None:

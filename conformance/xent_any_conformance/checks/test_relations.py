@@ -77,16 +77,12 @@ class Results:
 RESULTS: dict[str, Results] = {}
 
 
-def precisions(subject: Subject) -> list[str]:
-    return [dtype for dtype in ("float32", "float64") if dtype in subject.dtypes]
-
-
 def relation(**strategies: st.SearchStrategy[Any]) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Make a test of a function of `Results` and drawn arrays."""
 
     def decorate(body: Callable[..., None]) -> Callable[..., None]:
         def test(subject: Subject, quick: bool) -> None:
-            dtypes = precisions(subject)
+            dtypes = subject.precisions
             for dtype in dtypes[-1:] if quick or subject.costly else dtypes:
                 results = RESULTS.setdefault(dtype, Results(subject, dtype))
                 draw(lambda _, results=results, **drawn: body(results, **drawn), examples(subject, quick), strategies)
@@ -155,11 +151,9 @@ GIVEN = [
 """What is given in every sixth example: each option with each other, each without, and neither."""
 
 
-def with_options(
-    example: int, dtype: str, x: Any, y: Any, q: Any, v: Any, w: Any, s: Any, *, but: tuple[str, ...] = ()
-) -> Problem:
+def with_options(example: int, dtype: str, x: Any, y: Any, q: Any, v: Any, w: Any, s: Any) -> Problem:
     """The problem of these arrays with the options of an example."""
-    given = GIVEN[example % len(GIVEN)] - set(but)
+    given = GIVEN[example % len(GIVEN)]
     labels = q if "soft" in given else np.where(np.arange(len(y)) % 4 == 1, -100, y) if "ignored" in given else y
     values = {"class_weight": w, "sample_weight": s, "label_smoothing": 0.125, "z_loss": 0.0625, "softcap": 20.0}
     options = {name: value for name, value in values.items() if name in given}
@@ -316,7 +310,7 @@ def test_bitwise(subject: Subject, quick: bool, rng: np.random.Generator, part: 
     source="docs/contract.md, Dtypes, devices, arrays",
 )
 def test_threads(subject: Subject, quick: bool, rng: np.random.Generator) -> None:
-    dtype = precisions(subject)[-1]
+    dtype = subject.precisions[-1]
     shapes = [(8, 5), (7, 9), (16, 4), (block_rows(subject, 65) if not quick else 3, 65)]
     shapes = shapes[:2] if quick and subject.costly else shapes
     problems = []

@@ -38,7 +38,7 @@ def fast(subject: Subject, f: Callable[..., Any]) -> Callable[..., Any]:
 @pytest.fixture
 def dtype(subject: Subject, quick: bool) -> str:
     """The narrowest dtype for a quick run, otherwise the widest: some libraries compile for each."""
-    found = [dtype for dtype in ("float32", "float64") if dtype in subject.dtypes]
+    found = subject.precisions
     return found[0 if quick else -1]
 
 
@@ -201,7 +201,7 @@ def test_grad_of_confident_rows(subject: Subject, quick: bool) -> None:
     labels = np.arange(16) % 2
     e = np.exp(logits - logits.max(-1, keepdims=True))
     expected = e / e.sum(-1, keepdims=True) - np.eye(3)[labels]
-    for dtype in [dtype for dtype in ("float32", "float64") if dtype in subject.dtypes][: 1 if quick else 2]:
+    for dtype in subject.precisions[: 1 if quick else 2]:
         x, y, v = make(subject, dtype, logits, labels, np.tile([1.0, -2, 3], (16, 1)))
 
         def both(a: Any, y: Any = y, v: Any = v) -> Any:

@@ -109,6 +109,11 @@ class Subject:
         """The names of its real floating dtypes."""
         return list(self.backend.dtypes(self.device))
 
+    @property
+    def precisions(self) -> list[str]:
+        """The names of those of its dtypes that are computed in as they are."""
+        return [dtype for dtype in ("float32", "float64") if dtype in self.dtypes]
+
     def holds(self, dtype: str) -> bool:
         """Whether its arrays can have the dtype of that name; of a dtype that it lists, an error is raised."""
         if dtype not in self._held:
