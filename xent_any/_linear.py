@@ -97,6 +97,7 @@ class LinearTask(Task):
             return max(1, rows), classes
         if rows >= min(count, FEW) or not backend.may_cut_classes(*self.arrays):
             return _even(count, max(1, rows)), classes
+        each += 2 * (len(self.rows[1].shape) > 1)  # the target of probabilities, in which two arrays take part
         few = math.isqrt(8 * classes)  # so many at a time, what `merged` takes of all of their blocks fits as well
         rows = _even(count, max(1, min(MANY, numbers // (each * few + other))))
         return rows, _even(classes, max(1, (numbers // rows - other) // each))
