@@ -146,7 +146,7 @@ def test_gradient_of_the_bias_is_accurate():
 )
 def test_memory(kind, mebibytes, threads, monkeypatch):
     """The logits would take 320 MB; whatever the number of threads."""
-    monkeypatch.setattr(type(xent_any._backend.backend_of(np.ndarray)), "threads", lambda _: threads)
+    monkeypatch.setattr(type(xent_any._registry.backend_of(np.ndarray)), "threads", lambda _: threads)
     dtype, options = np.float32, {} if mebibytes is None else {"max_bytes": mebibytes << 20}
     labels = np.zeros(1600, np.int64)
     if kind == "probabilities":
@@ -455,7 +455,7 @@ def test_unequal_dtypes(library):
     count = 0
     for dtypes, dtype in unequal(backend):
         h, w, b = (backend.asarray(a, own, device) for a, own in zip(layer, dtypes, strict=True))
-        xp = xent_any._backend.backend_of(type(h)).namespace_of(h)
+        xp = xent_any._registry.backend_of(type(h)).namespace_of(h)
         like = backend.asarray(BIAS, dtype, device).dtype
         wide = [xp.astype(a, like) for a in (h, w, b)]
         expected, gradients = xent_any.linear_cross_entropy_value_and_grad(*wide[:2], labels, bias=wide[2])

@@ -18,10 +18,7 @@ backends                                what is installed here
 """
 
 from ._backend import Backend as Backend
-from ._backend import BackendInfo as BackendInfo
-from ._backend import Piece as Piece
-from ._backend import Task as Task
-from ._backend import backends as backends
+from ._backend import Refused as Refused
 from ._functions import binary_cross_entropy as binary_cross_entropy
 from ._functions import binary_cross_entropy_value_and_grad as binary_cross_entropy_value_and_grad
 from ._functions import cross_entropy as cross_entropy
@@ -34,6 +31,11 @@ from ._functions import log_softmax as log_softmax
 from ._functions import logsumexp as logsumexp
 from ._functions import nll_loss as nll_loss
 from ._functions import softmax as softmax
+from ._linear import Products as Products
+from ._registry import BackendInfo as BackendInfo
+from ._registry import backends as backends
+from ._task import Block as Block
+from ._task import Task as Task
 from ._types import Array as Array
 from ._types import CrossEntropyOptions as CrossEntropyOptions
 from ._types import LinearOptions as LinearOptions
@@ -45,10 +47,12 @@ __all__ = [
     "Array",
     "Backend",
     "BackendInfo",
+    "Block",
     "CrossEntropyOptions",
     "LinearOptions",
-    "Piece",
+    "Products",
     "Reduction",
+    "Refused",
     "Task",
     "backends",
     "binary_cross_entropy",

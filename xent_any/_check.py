@@ -4,14 +4,17 @@ import math
 import operator
 from collections.abc import Mapping
 from contextlib import nullcontext, suppress
+from dataclasses import replace
 from numbers import Real
 from typing import Any, NamedTuple
 
-from . import _rows
-from ._backend import Backend, Task, backend_of
+from . import _formulas
+from ._backend import Backend, Refused
 from ._errors import dtype_text, invalid, shape_text
+from ._formulas import INF, NAN, Array, Arrays, Kernel, Options, cast, holds
 from ._linear import LinearTask
-from ._rows import INF, NAN, Array, Arrays, Kernel, Options
+from ._registry import backend_of
+from ._task import Task
 
 REDUCTIONS = ("none", "mean", "sum")
 REAL = ("bool", "integral", "real floating")
@@ -83,25 +86,18 @@ class Problem(NamedTuple):
     backend: Backend
     axis: int  # of the classes in the logits as given
     divisor: Array | None  # (), the sum of the weights if that is what the mean divides by
-    reduction: str
 
     def run(self) -> Arrays:
-        """What the kernel returns."""
-        return self.backend.run(self.task)
-
-    def reduced(self) -> Arrays:
-        """`run`, and reduce the losses, its first result, which are scaled already; the mean over nothing is NaN."""
-        if self.reduction == "none":
-            return self.run()
-        loss, *others = self.backend.run_total(self.task)
-        return mean(self.task, loss, self.divisor), *others
+        """Run the kernel; of a mean or a sum the first result, the losses, is reduced."""
+        first, *others = self.backend.run(self.task)
+        return mean(self.task, first, self.divisor) if self.task.summed else first, *others
 
     def total(self, values: Array) -> Array:
         """Reduce a value of each row, which is scaled already."""
-        if self.reduction == "none":
+        if not self.task.summed:
             return values
         with self.backend.quiet():
-            return self.backend.total(self.task.xp, values)
+            return self.backend.sum(self.task.xp, self.task.xp.reshape(values, (-1,)))
 
     def restore(self, x: Array) -> Array:
         """An array like the rows' logits in the shape of the logits as given."""
@@ -161,7 +157,8 @@ def cross_entropy_problem(
     labels, class_weight, scale, divisor = weighted(plan, x, labels, class_weight, sample_weight, ignore_index)
     rows = (x, labels, scale, *[classes_last(xp, vector, axis) for vector in vectors])
     shared = (class_weight, *plan.numbers)
-    return Problem(Task(kernel, xp, options, rows, shared, plan.lead), backend, axis, divisor, reduction)
+    task = Task(kernel, xp, options, rows, shared, plan.lead, kernel is not _formulas.hvp and reduction != "none")
+    return Problem(task, backend, axis, divisor)
 
 
 def plan_of(
@@ -170,7 +167,7 @@ def plan_of(
     """What `planned` returns of these; computed once for all calls alike."""
     given = (*arrays.values(), class_weight, sample_weight)
     backend, types = backend_of(type(given[0])), tuple(map(type, numbers))
-    signature = backend.signature(given)
+    signature = backend.cache_key(given)
     if signature is None or not HASHABLE.issuperset(types):
         return planned(arrays, class_weight, sample_weight, *numbers)
     key = backend, signature, numbers, types
@@ -311,15 +308,15 @@ def weighted(
             if ignored is not None:
                 weight = xp.where(ignored, 0.0, backend.share(xp, like, dtype, (), 1.0) if weight is None else weight)
             if class_weight is not None and denominator is None:
-                task = Task(_rows.label_weight, xp, options, (labels,), (class_weight,), lead)
-                (total,) = backend.run(task)
+                (total,) = backend.run(Task(_formulas.label_weight, xp, options, (labels,), (class_weight,), lead))
         elif options.unrestricted and denominator is not None:
             labels = classes_last(xp, labels, axis)
         else:
             labels = classes_last(xp, labels, axis)
-            task = Task(_rows.label_total, xp, options, (labels,), (class_weight,), lead)
+            task = Task(_formulas.label_weight, xp, options, (labels,), (class_weight,), lead)
             (total,) = backend.run(task)
-            wrong = None if backend.are_known(xp, total) else xp.isnan(total)
+            wrong = xp.isnan(total)
+            wrong = None if holds(xp, backend, ~wrong) else wrong
             if is_wider(xp, labels.dtype, dtype):  # a negative number may round to 0
                 negative = xp.any(labels < 0, axis=-1)
                 wrong = negative if wrong is None else wrong | negative
@@ -348,16 +345,16 @@ class LinearProblem(NamedTuple):
     def loss(self) -> Array:
         """The loss, reduced."""
         with self.backend.quiet():
-            return self.reduced(self.backend.linear(self.task))
+            return self.reduced(self.backend.run_layer(self.task)[0])
 
     def loss_and_gradients(self) -> tuple[Array, Arrays]:
         """The loss, reduced, and the gradients of the layer's inputs, weight and bias."""
         with self.backend.quiet():
-            losses, d_hidden, *others = self.backend.linear_and_gradients(self.task)
-            loss, xp = self.reduced(self.task.reduced(losses)), self.task.xp
+            loss, d_hidden, *others = self.backend.run_layer(replace(self.task, wanted=(True, True, True)))
+            loss, xp = self.reduced(loss), self.task.xp
             gradients = (xp.reshape(d_hidden, (*self.lead, d_hidden.shape[-1])), *others)
             d_hidden, d_weight, d_bias = (
-                None if g is None else _rows.cast(xp, g, dtype) for g, dtype in zip(gradients, self.dtypes, strict=True)
+                None if g is None else cast(xp, g, dtype) for g, dtype in zip(gradients, self.dtypes, strict=True)
             )
         return loss, (d_hidden, d_weight, d_bias)
 
@@ -431,14 +428,14 @@ def linear_problem(
     labels, class_weight, scale, divisor = weighted(plan, hidden, labels, class_weight, sample_weight, ignore_index)
     flat = math.prod(lead)
     task = LinearTask(
-        _rows.loss,
+        _formulas.loss,
         xp,
         options,
         tuple(xp.reshape(a, (flat, *a.shape[len(lead) :])) for a in (hidden, labels, scale)),
         (class_weight, weight, bias, *given),
         (flat,),
-        max_bytes,
         reduction != "none",
+        max_bytes,
         reduction == "none" or bool(recompute),
     )
     return LinearProblem(backend, task, lead, divisor, dtypes)
@@ -450,7 +447,7 @@ def alike(xp: Any, *arrays: Array | None) -> list[Array | None]:
     if all(dtype == dtypes[0] for dtype in dtypes):
         return list(arrays)
     widest = computed_dtype(xp, max(dtypes, key=lambda dtype: int(xp.finfo(dtype).bits)))
-    return [None if a is None else _rows.cast(xp, a, widest) for a in arrays]
+    return [None if a is None else cast(xp, a, widest) for a in arrays]
 
 
 def binary_problem(
@@ -517,17 +514,18 @@ def binary_problem(
         scale, divisor = scaled(context, logits, dtype, logits.shape, weight, None, None, divisor, "sample_weight")
     options = Options(dtype, backend, unrestricted=unrestricted)
     rows = (logits, labels, pos_weight, scale)
-    return Problem(Task(kernel, xp, options, rows, (), logits.shape), backend, -1, divisor, reduction)
+    return Problem(Task(kernel, xp, options, rows, (), logits.shape, reduction != "none"), backend, -1, divisor)
 
 
 def require_log_probabilities(problem: Problem, log_probs: Array, loss: Array) -> None:
     """Raise for a positive log-probability, which has made the loss NaN, where that can be read without waiting."""
     task, backend = problem.task, problem.backend
     xp = task.xp
-    if not backend.is_readable(loss) or backend.are_known(xp, loss):
+    if not backend.is_readable(loss) or holds(xp, backend, ~xp.isnan(loss)):
         return
-    context, (losses,), x = Context(xp, backend), problem.run(), _rows.cast(xp, task.rows[0], task.options.dtype)
-    is_wrong = _rows.above_zero(xp, task.options, x, xp.max(x, axis=-1), log_probs.dtype)
+    (losses,) = backend.run(replace(task, summed=False))
+    context, x = Context(xp, backend), cast(xp, task.rows[0], task.options.dtype)
+    is_wrong = _formulas.above_zero(xp, task.options, x, xp.max(x, axis=-1), log_probs.dtype)
     is_wrong = is_wrong & xp.isnan(losses) & ~xp.any(xp.isnan(x), axis=-1)  # which are NaN anyhow
     position = first_true(context, is_wrong)
     if position is None:
@@ -561,6 +559,8 @@ def one_library(arrays: Mapping[str, Array | None]) -> Context:
         try:
             own = backend_of(type(array))
             xp = own.namespace_of(array)
+        except Refused as refused:
+            raise TypeError(f"{name}: {refused}") from None
         except TypeError:
             got, expected = f"got {type(array).__name__}", "an array of an Array API library"
             raise invalid(TypeError, name, expected, got, way_to_array(name, array, arrays)) from None
@@ -572,9 +572,6 @@ def one_library(arrays: Mapping[str, Array | None]) -> Context:
             ours, other = (str(n.__name__).removeprefix("array_api_compat.") for n in (found[0].xp, xp))
             expected, way_out = f"an array of the library of {first}, {ours}", f"convert it by {ours}'s asarray"
             raise invalid(TypeError, name, expected, f"got one of {other}", way_out)
-        reason = own.rejects(array)
-        if reason is not None:
-            raise TypeError(f"{name}: {reason}")
         if is_foreign:  # it has no device of this library's
             continue
         other = own.device(array)
@@ -771,10 +768,10 @@ def in_dtype(context: Context, array: Array, dtype: Any) -> Array:
     """An array in a floating dtype: of another library that is taken, before its numbers are cut to fewer bits."""
     xp, backend = context
     if not backend.takes(array):
-        return _rows.cast(xp, array, dtype)
+        return cast(xp, array, dtype)
     own = backend_of(type(array))
     with own.quiet():
-        return xp.asarray(_rows.cast(own.namespace_of(array), array, dtype))
+        return xp.asarray(cast(own.namespace_of(array), array, dtype))
 
 
 def is_wider(xp: Any, dtype: Any, than: Any) -> bool:
@@ -813,8 +810,10 @@ def class_indices(
     None for those where it is known that there are none.
     """
     xp, backend = context
-    y, value = _rows.cast(xp, labels, indices.dtype), indices.ignored
-    if backend.all_below(xp, y, count) and (value is None or not 0 <= value < count or backend.holds(xp, y != value)):
+    y, value = cast(xp, labels, indices.dtype), indices.ignored
+    if holds(xp, backend, (y >= 0) & (y < count)) and (
+        value is None or not 0 <= value < count or holds(xp, backend, y != value)
+    ):
         return y, None, None
     wrong = y < 0
     if not isinstance(count, int) or count <= xp.iinfo(y.dtype).max:
@@ -879,10 +878,10 @@ def scaled(
         counted = xp.broadcast_to(counted, shape)
         counted = counted if wrong is None else xp.where(wrong, 0.0, counted)
         if unrestricted:
-            divisor = backend.total(xp, xp.where(weight == 0, 0.0, counted))
+            divisor = backend.sum(xp, xp.reshape(xp.where(weight == 0, 0.0, counted), (-1,)))
             divisor = xp.where(xp.abs(divisor) < INF, divisor, NAN)  # or all weights would silently turn to 0
         else:
-            divisor = fitting(context, name, "weights whose sum is", backend.total(xp, counted))
+            divisor = fitting(context, name, "weights whose sum is", backend.sum(xp, xp.reshape(counted, (-1,))))
         ignored = weight == 0 if unrestricted else divisor == 0
         weight = xp.where(ignored, 0.0, weight / xp.where(divisor == 0, 1.0, divisor))
     elif not isinstance(denominator, float):
@@ -900,7 +899,7 @@ def fitting(context: Context, name: str, what: str, values: Array) -> Array:
     """Computed `values`, none negative; what overflows raises where it can be read, elsewhere it is NaN."""
     xp, backend = context
     fits = values < INF
-    if backend.holds(xp, fits):
+    if holds(xp, backend, fits):
         return values
     if first_true(context, values == INF) is not None:
         raise invalid(ValueError, name, f"{what} a finite {dtype_text(values.dtype)}", "got inf", WIDER)

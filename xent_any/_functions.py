@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from array_api_compat import array_namespace
 
-from . import _check, _errors, _rows
+from . import _binary, _check, _errors, _formulas
 from ._types import Array, ArrayT
 from ._types import Reduction as Reduction  # noqa: PLC0414  (the adapters take it from here)
 
@@ -141,8 +141,8 @@ def cross_entropy(
         reduction,
         denominator,
     )
-    problem = _check.cross_entropy_problem(_rows.loss, arrays, *options)
-    loss: ArrayT = problem.reduced()[0]
+    problem = _check.cross_entropy_problem(_formulas.loss, arrays, *options)
+    loss: ArrayT = problem.run()[0]
     return loss
 
 
@@ -206,8 +206,8 @@ def cross_entropy_value_and_grad(
         reduction,
         denominator,
     )
-    problem = _check.cross_entropy_problem(_rows.loss_and_grad, arrays, *options)
-    loss, grad = problem.reduced()
+    problem = _check.cross_entropy_problem(_formulas.loss_and_grad, arrays, *options)
+    loss, grad = problem.run()
     return loss, problem.restore(grad)
 
 
@@ -269,8 +269,8 @@ def cross_entropy_jvp(
         reduction,
         denominator,
     )
-    problem = _check.cross_entropy_problem(_rows.loss_and_jvp, arrays, *options)
-    loss, slope = problem.reduced()
+    problem = _check.cross_entropy_problem(_formulas.loss_and_jvp, arrays, *options)
+    loss, slope = problem.run()
     return loss, problem.total(slope)
 
 
@@ -331,7 +331,7 @@ def cross_entropy_hvp(
         reduction,
         denominator,
     )
-    problem = _check.cross_entropy_problem(_rows.hvp, arrays, *options)
+    problem = _check.cross_entropy_problem(_formulas.hvp, arrays, *options)
     product: ArrayT = problem.restore(problem.run()[0])
     return product
 
@@ -544,8 +544,8 @@ def nll_loss(
     """
     arrays = {"log_probs": log_probs, "labels": labels}
     options = (axis, class_weight, sample_weight, ignore_index, label_smoothing, 0.0, None, reduction, denominator)
-    problem = _check.cross_entropy_problem(_rows.nll, arrays, *options)
-    loss: ArrayT = problem.reduced()[0]
+    problem = _check.cross_entropy_problem(_formulas.nll, arrays, *options)
+    loss: ArrayT = problem.run()[0]
     _check.require_log_probabilities(problem, log_probs, loss)
     return loss
 
@@ -582,7 +582,7 @@ def logsumexp(x: ArrayT, axis: int = -1, keepdims: bool = False) -> ArrayT:
     >>> float(xent_any.logsumexp(np.asarray([1000.0, 1000.0])))
     1000.69314718...
     """
-    result: ArrayT = _check.transform(_rows.logsumexp, x, axis, keeps_axis=False)
+    result: ArrayT = _check.transform(_formulas.logsumexp, x, axis, keeps_axis=False)
     if not isinstance(keepdims, bool):
         raise _errors.invalid(TypeError, "keepdims", "True or False", f"got {type(keepdims).__name__}")
     if keepdims:
@@ -618,7 +618,7 @@ def log_softmax(x: ArrayT, axis: int = -1) -> ArrayT:
     >>> xent_any.log_softmax(np.asarray([0.0, 0.0]))
     array([-0.69314718, -0.69314718])
     """
-    result: ArrayT = _check.transform(_rows.log_softmax, x, axis, keeps_axis=True)
+    result: ArrayT = _check.transform(_formulas.log_softmax, x, axis, keeps_axis=True)
     return result
 
 
@@ -650,7 +650,7 @@ def softmax(x: ArrayT, axis: int = -1) -> ArrayT:
     >>> xent_any.softmax(np.asarray([0.0, 0.0, -np.inf]))
     array([0.5, 0.5, 0. ])
     """
-    result: ArrayT = _check.transform(_rows.softmax, x, axis, keeps_axis=True)
+    result: ArrayT = _check.transform(_formulas.softmax, x, axis, keeps_axis=True)
     return result
 
 
@@ -705,8 +705,8 @@ def binary_cross_entropy(
     >>> float(xent_any.binary_cross_entropy(np.asarray([-10.0]), np.asarray([0.0])))
     4.5398899...e-05
     """
-    problem = _check.binary_problem(_rows.binary, logits, labels, pos_weight, sample_weight, reduction, denominator)
-    loss: ArrayT = problem.reduced()[0]
+    problem = _check.binary_problem(_binary.binary, logits, labels, pos_weight, sample_weight, reduction, denominator)
+    loss: ArrayT = problem.run()[0]
     return loss
 
 
@@ -751,7 +751,7 @@ def binary_cross_entropy_value_and_grad(
     array([ 0.25, -0.25])
     """
     problem = _check.binary_problem(
-        _rows.binary_and_grad, logits, labels, pos_weight, sample_weight, reduction, denominator
+        _binary.binary_and_grad, logits, labels, pos_weight, sample_weight, reduction, denominator
     )
-    loss, grad = problem.reduced()
+    loss, grad = problem.run()
     return loss, grad

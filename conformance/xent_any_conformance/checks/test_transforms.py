@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from xent_any import Backend
 
 from ..compare import equal, is_finite, is_nan, same, within
 from ..plugin import check
@@ -372,7 +371,7 @@ def test_no_second_trace(subject: Subject, dtype: str) -> None:
     source="docs/contract.md, Labels",
 )
 def test_nothing_is_computed_early(subject: Subject) -> None:
-    if type(subject.backend).no_waiting is Backend.no_waiting:
+    if not hasattr(subject.backend, "no_waiting"):
         pytest.skip("nothing here would notice waiting or computing")
     f = subject.functions
     x, v, y, q, w, s = make(subject, "float32", X, V, Y, Q, *WEIGHTS.values())

@@ -15,7 +15,7 @@ import pytest
 
 import xent_any
 from xent_any import Backend
-from xent_any._backend import backend_of
+from xent_any._registry import backend_of
 
 from ._namespace import Namespace
 
