@@ -18,7 +18,7 @@ backends                                what is installed here
 """
 
 from ._backend import Backend as Backend
-from ._backend import Refused as Refused
+from ._backend import RefusedError as RefusedError
 from ._functions import binary_cross_entropy as binary_cross_entropy
 from ._functions import binary_cross_entropy_value_and_grad as binary_cross_entropy_value_and_grad
 from ._functions import cross_entropy as cross_entropy
@@ -52,7 +52,7 @@ __all__ = [
     "LinearOptions",
     "Products",
     "Reduction",
-    "Refused",
+    "RefusedError",
     "Task",
     "backends",
     "binary_cross_entropy",

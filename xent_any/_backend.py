@@ -89,7 +89,7 @@ class Backend:
     def namespace_of(self, array: Array) -> Any:
         """Return the namespace that `array` is computed with.
 
-        TypeError where it is not an array; `Refused` where it is one that cannot be computed with.
+        TypeError where it is not an array; `RefusedError` where it is one that cannot be computed with.
         """
         return array_api_compat.array_namespace(array)
 
@@ -164,5 +164,5 @@ class Backend:
         return xp.broadcast_to(one if parts == 1 else one / parts, shape)
 
 
-class Refused(TypeError):
+class RefusedError(TypeError):
     """An array that its library's functions take and ours do not; the message says why, and the way out."""

@@ -9,7 +9,7 @@ from numbers import Real
 from typing import Any, NamedTuple
 
 from . import _formulas
-from ._backend import Backend, Refused
+from ._backend import Backend, RefusedError
 from ._errors import dtype_text, invalid, shape_text
 from ._formulas import INF, NAN, Array, Arrays, Kernel, Options, cast, holds
 from ._linear import LinearTask
@@ -559,7 +559,7 @@ def one_library(arrays: Mapping[str, Array | None]) -> Context:
         try:
             own = backend_of(type(array))
             xp = own.namespace_of(array)
-        except Refused as refused:
+        except RefusedError as refused:
             raise TypeError(f"{name}: {refused}") from None
         except TypeError:
             got, expected = f"got {type(array).__name__}", "an array of an Array API library"

@@ -1,7 +1,7 @@
 """Cross-entropy of rows of logits and its exact derivatives: the reference, which defines what is right.
 
-A row has logits ``x``, a weighted target ``Q`` with sum ``T`` (``Q_j = a w_j q_j``: scale, class weight, probability)
-and, with z-loss, ``Z = a z``. With ``m = max x``, ``e_j = exp(x_j - m)``, and ``s`` the sum of ``e`` over all classes but
+A row has logits ``x``, a weighted target ``Q_j = a w_j q_j`` (scale, class weight, probability) with sum ``T`` and,
+with z-loss, ``Z = a z``. With ``m = max x``, ``e_j = exp(x_j - m)``, and ``s`` the sum of ``e`` over all classes but
 one maximum::
 
     log-sum-exp   lse = m + log1p(s)
@@ -59,7 +59,7 @@ class Tuned(NamedTuple):
     """
 
     kernel: "Callable[[Any, Options, Arrays, Arrays], Arrays | None]"
-    knows: frozenset[str] = frozenset()  # the options that it takes; another than the default of others it is not handed
+    knows: frozenset[str] = frozenset()  # options that it takes; of all others the default alone
 
     def takes(self, options: Options) -> bool:
         """Whether the kernel knows all options that are not the default."""
@@ -207,10 +207,14 @@ def capped(xp: Any, options: Options, x: Array) -> tuple[Array, Array | None, Ar
 
 
 def rest_of(xp: Any, options: Options, x: Array, m: Array) -> Array:
-    """Compute s (*batch), the sum of ``exp(x - m)`` over the classes but one where x (*batch, C) is its maximum m."""
-    highest = x == m[..., None]
-    rest = options.backend.sum(xp, xp.where(highest, 0.0, xp.exp(x - m[..., None])))
-    return rest + (options.backend.sum(xp, xp.astype(highest, x.dtype)) - 1)
+    """Compute s (*batch), the sum of ``exp(x - m)`` over the classes of x (*batch, C) but one where x is its maximum m.
+
+    Where a maximum is left out its exponential of 1 is subtracted, not replaced: the derivatives are right as well. Of
+    classes that are all absent, the sum with none left out is 0, and s is -1.
+    """
+    highest = xp.astype(x == m[..., None], x.dtype)
+    e = xp.exp(x - xp.where(m == -INF, 0.0, m)[..., None])
+    return options.backend.sum(xp, e - highest) + (options.backend.sum(xp, highest) - 1)
 
 
 def missed_of(xp: Any, options: Options, target: Target, m: Array, x: Array) -> Array:
@@ -271,12 +275,12 @@ def loss_from(xp: Any, options: Options, state: State, a: Array) -> Array:
 def gradient_of(xp: Any, options: Options, row: Row) -> Array:
     """Compute the gradient with respect to the capped logits, (*batch, C)."""
     x, (m, s, _, total) = row.x, row.state
-    p = xp.exp(x - m[..., None]) / (1 + s)[..., None]
-    q = dense_of(xp, options, row.target, x)
-    more = None if row.z is None else (2 * row.z * (m + xp.log1p(s)))[..., None]
-    total, rest = total[..., None], (s / (1 + s))[..., None]
-    at_maximum, elsewhere = (total - q, total) if more is None else (total - q + more, total + more)
-    return xp.where(x == m[..., None], at_maximum * p - q * rest, elsewhere * p - q)
+    e = xp.exp(x - m[..., None])
+    s, total = s[..., None], total[..., None]
+    p, q = e / (1 + s), dense_of(xp, options, row.target, x)
+    more = 0.0 if row.z is None else 2 * (row.z * (m + xp.log1p(row.state.rest)))[..., None]
+    at_maximum = (total - q + more) * p - q * ((s - (e - 1)) / (1 + s))  # where e is 1, but derivatives see it
+    return xp.where(x == m[..., None], at_maximum, (total + more) * p - q)
 
 
 def loss(xp: Any, options: Options, rows: Arrays, shared: Arrays) -> Arrays:

@@ -10,7 +10,7 @@ before it have left. Everything is computed in the precision of the loss, and ro
 """
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeAlias
 
@@ -101,7 +101,7 @@ class Products:
         return xp.matmul(g, weight)
 
     def add_product(self, xp: Any, total: Array, g: Array, hidden: Array) -> Array:
-        """Compute ``T + G^T h`` for T (C, D), which may be written to, G (N, C), from `factor`, and h (N, D), like T."""
+        """Compute ``T + G^T h`` for T (C, D), which may be written to, G (N, C) from `factor`, and h (N, D)."""
         return total + xp.matmul(xp.permute_dims(g, (1, 0)), hidden)
 
     def sum_of_rows(self, xp: Any, g: Array) -> Array:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from xent_any import Backend, Refused, Task
+from xent_any import Backend, RefusedError, Task
 from xent_any._formulas import cast
 
 from ._kernels import KERNELS
@@ -46,7 +46,7 @@ class NumPy(Backend):
     def namespace_of(self, array: Any) -> Any:
         if isinstance(array, np.ma.MaskedArray | np.matrix):  # their arithmetic is another
             way_out = "fill it, and weigh with 0 what is masked" if np.ma.isMA(array) else "take numpy.asarray of it"
-            raise Refused(f"expected a plain array, got {type(array).__name__}; {way_out}")
+            raise RefusedError(f"expected a plain array, got {type(array).__name__}; {way_out}")
         return np
 
     def is_readable(self, array: Any) -> bool:

@@ -18,11 +18,12 @@ from torch.nn import _reduction
 from torch.overrides import handle_torch_function, has_torch_function
 
 import xent_any
-from xent_any import _check, _rows
+from xent_any import _binary, _check, _formulas
 from xent_any._functions import Reduction
 from xent_any._linear import LIKE_HIDDEN
 
-from ._backend import IN_NUMPY, is_autocast
+from ._bridge import IN_NUMPY
+from ._tensors import is_autocast
 
 _HALF = (torch.float16, torch.bfloat16)
 _FLOATING = (*_HALF, torch.float32, torch.float64)
@@ -136,7 +137,7 @@ def cross_entropy(
             total = torch.sum(sample_weight, dtype=torch.promote_types(input.dtype, torch.float32))
             denominator = torch.where(total == 0, 1.0, total)
     problem = _check.cross_entropy_problem(
-        _rows.loss,
+        _formulas.loss,
         {"logits": _wide(input, dtype), "labels": target if soft else _of_rows(input, target)},
         axis=axis,
         class_weight=weight,
@@ -149,7 +150,7 @@ def cross_entropy(
         denominator=denominator,
         unrestricted=True,
     )
-    loss: Tensor = problem.reduced()[0]
+    loss: Tensor = problem.run()[0]
     if total is not None:
         loss = torch.where(total == 0, math.nan, loss)
     return loss.to(dtype)
@@ -206,7 +207,7 @@ def nll_loss(
     if not _fits(input, target, weight, soft=False):
         return F.nll_loss(input, target, weight, None, ignore_index, None, name)
     problem = _check.cross_entropy_problem(
-        _rows.nll,
+        _formulas.nll,
         {"log_probs": input, "labels": _of_rows(input, target)},
         axis=_class_axis(input),
         class_weight=weight,
@@ -219,7 +220,7 @@ def nll_loss(
         denominator=None,
         unrestricted=True,
     )
-    loss: Tensor = problem.reduced()[0]
+    loss: Tensor = problem.run()[0]
     return loss.to(_result_dtype(input))
 
 
@@ -288,7 +289,7 @@ def binary_cross_entropy_with_logits(
     if pos_weight is not None and pos_weight.ndim == 0:
         pos_weight = pos_weight.to(input.device)  # PyTorch takes a number from the CPU anywhere
     problem = _check.binary_problem(
-        _rows.binary,
+        _binary.binary,
         _wide(input, target.dtype),
         target,
         pos_weight=pos_weight,
@@ -297,7 +298,7 @@ def binary_cross_entropy_with_logits(
         denominator=None,
         unrestricted=True,
     )
-    loss: Tensor = problem.reduced()[0]
+    loss: Tensor = problem.run()[0]
     if weight is not None:
         loss = loss * weight
         loss = loss.mean() if name == "mean" else loss.sum() if name == "sum" else loss
@@ -596,8 +597,10 @@ def _chunk_bytes(options: Any, x: Tensor, count: int) -> int | None:
     sizes = {"num_batches": rows, "in_features": x.shape[-1], "num_classes": count}
     rows = int(options._adjust(**sizes, dtype=x.dtype, device=x.device).batch_chunk_size)
     size = 8 if x.dtype == torch.float64 else 4
-    memory = rows * size * (IN_NUMPY.linear_arrays(count * size) * count + LIKE_HIDDEN * x.shape[-1])
-    return memory if torch.compiler.is_compiling() else IN_NUMPY.max_bytes(memory)  # compiled code is not in NumPy
+    memory = rows * size * (IN_NUMPY.products.temporaries(count * size, False) * count + LIKE_HIDDEN * x.shape[-1])
+    return (
+        memory if torch.compiler.is_compiling() else IN_NUMPY.products.max_bytes(memory)
+    )  # compiled code is not in NumPy
 
 
 def _can_weigh(weight: Any, logits: Tensor) -> bool:
