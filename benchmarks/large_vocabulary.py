@@ -38,9 +38,9 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 import xent_any
-from xent_any_conformance.bench import _clock, _memory
-from xent_any_conformance.bench._summary import duration, ratio, spread
 from xent_any_conformance.records import BEGIN, END, table
+from xent_any_tools.bench import _clock, _memory
+from xent_any_tools.bench._summary import duration, ratio, spread
 
 Record = dict[str, Any]
 Answers = tuple[Any, Any, Any]

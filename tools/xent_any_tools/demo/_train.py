@@ -12,8 +12,7 @@ import numpy as np
 from sklearn.datasets import load_digits
 
 import xent_any
-
-from ..cli import device_text
+from xent_any_conformance._machine import device_text
 
 Values: TypeAlias = np.ndarray[Any, np.dtype[Any]]
 

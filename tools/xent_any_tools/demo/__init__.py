@@ -15,8 +15,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 import xent_any
+from xent_any_conformance._machine import device_text
 
-from ..cli import device_text
 from . import _figures, _page, _train
 
 DTYPES = ("float64", "float32")

@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from html import escape
 
-from .. import _html
+from xent_any_conformance import _html
+
 from . import _figures
 from ._summary import LEGEND, Case, Record, about, cases, duration, kinds, ratio, reasons, spread, title, wrong
 

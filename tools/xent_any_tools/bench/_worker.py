@@ -1,6 +1,6 @@
 """One process: one problem, with so many threads, and nothing left from another.
 
-``python -m xent_any_conformance.bench._worker JOB``, where JOB is JSON; its result is the last line of its output.
+``python -m xent_any_tools.bench._worker JOB``, where JOB is JSON; its result is the last line of its output.
 """
 
 import gc
@@ -10,7 +10,8 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from .. import _machine
+from xent_any_conformance import _machine
+
 from . import _clock, _memory
 from ._answers import prepared
 from ._clock import Call

@@ -9,7 +9,8 @@ from pathlib import Path
 from rich.console import Console
 
 from . import _summary, _terminal, guard
-from ._problems import DTYPES, OPTIONS, SHAPES, SOME, Problem
+from ._choices import DTYPES, OPTIONS
+from ._problems import SHAPES, SOME, Problem
 from ._run import Plan, Record, run
 from .contestants import LIBRARIES
 

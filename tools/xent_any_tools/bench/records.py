@@ -1,6 +1,6 @@
 """The tables of the documentation, made from a record.
 
-``python -m xent_any_conformance.bench.records benchmarks/records/cpu.json docs/performance.md`` writes them.
+``python -m xent_any_tools.bench.records benchmarks/records/cpu.json docs/performance.md`` writes them.
 """
 
 import json
@@ -8,7 +8,8 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from ..records import BEGIN, END, table
+from xent_any_conformance.records import BEGIN, END, table
+
 from ._summary import Case, Line, Record, about, cases, duration, kinds, ratio, reasons, title
 
 

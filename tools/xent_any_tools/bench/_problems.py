@@ -9,6 +9,8 @@ import numpy as np
 
 import xent_any
 
+from ._choices import DTYPES
+
 Array: TypeAlias = Any
 Values: TypeAlias = np.ndarray[Any, np.dtype[Any]]
 
@@ -26,16 +28,6 @@ SHAPES = (
 SOME = ((65536, 10), (8192, 1000), (4, 21, 512, 512), (1024, 32000))
 """Those of other dtypes and labels, in a full run."""
 
-DTYPES = {"float32": 4, "float64": 8, "bfloat16": 2, "float16": 2}
-"""Each dtype's bytes."""
-
-OPTIONS = {
-    "index": "index labels",
-    "probability": "probability labels",
-    "smoothing": "index labels, label_smoothing=0.1",
-    "weights": "index labels, class weights",
-    "ignored": "index labels, 30 % of them ignored",
-}
 AXIS = 1
 """The axis of the classes, in every shape."""
 

@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from .._svg import TEXT, finish, svg
+from xent_any_conformance._svg import TEXT, finish, svg
+
 from ._summary import Case, Line, kinds, title
 from .contestants import LOSS
 

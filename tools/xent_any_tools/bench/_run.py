@@ -12,8 +12,8 @@ from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 import xent_any
+from xent_any_conformance import _machine
 
-from .. import _machine
 from ._problems import Problem
 from .contestants import versions
 

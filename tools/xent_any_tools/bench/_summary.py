@@ -3,7 +3,8 @@
 from collections.abc import Iterable
 from typing import Any, NamedTuple, TypeAlias
 
-from ._problems import OPTIONS, Problem
+from ._choices import OPTIONS
+from ._problems import Problem
 from .contestants import BACKWARD, COMPUTES, GRADIENT, LOSS
 
 Record: TypeAlias = dict[str, Any]
