@@ -149,7 +149,7 @@ def test_a_missing_dtype_is_reported():
         def to_numpy(self, array):
             return array
 
-    assert _train.lack(Single(), "float64", "cpu") == "makes it float32"
-    assert _train.lack(Single(), "float32", "cpu") is None
-    assert _train.lack(Single(), "longdouble", "cpu") == "not computed with in full"
-    assert "float64" in _train.lack(STRICT, "float64", array_api_strict.Device("no_float64"))
+    assert _train.obstacle(Single(), "float64", "cpu") == "makes it float32"
+    assert _train.obstacle(Single(), "float32", "cpu") is None
+    assert _train.obstacle(Single(), "longdouble", "cpu") == "not computed with in full"
+    assert "float64" in _train.obstacle(STRICT, "float64", array_api_strict.Device("no_float64"))
