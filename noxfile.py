@@ -19,7 +19,12 @@ nox.options.sessions = ["lint", "types", "docs", "tests", "wheel"]
 
 ROOT = Path(__file__).parent
 CONSTRAINED = ("--constraint", str(ROOT / "constraints.txt"))
-IMPORTED = ("xent_any", "backends/xent_any_backends", "conformance/xent_any_conformance")
+IMPORTED = (
+    "xent_any",
+    "backends/xent_any_backends",
+    "conformance/xent_any_conformance",
+    "tools/xent_any_tools",
+)
 LIBRARIES = {
     "numpy": [],
     "torch": [".[torch]"],

@@ -38,9 +38,9 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 import xent_any
-from xent_any_conformance.bench import _clock, _memory
-from xent_any_conformance.bench._summary import duration, ratio, spread
 from xent_any_conformance.records import BEGIN, END, table
+from xent_any_tools.bench import _clock, _memory
+from xent_any_tools.bench._summary import duration, interquartile, ratio
 
 Record = dict[str, Any]
 Answers = tuple[Any, Any, Any]
@@ -497,7 +497,7 @@ def time_rows(those: Sequence[Record]) -> Iterable[Sequence[str]]:
         for of, limit in zip(those, limits, strict=True):
             row = of["rows"][name]
             share = "" if name.startswith(PRODUCTS) else f", {100 * limit / row['median']:.0f} %"
-            cells.append(f"{duration(row['median'])} {spread(row)}{share}")
+            cells.append(f"{duration(row['median'])} {interquartile(row)}{share}")
         yield [bold(name), *cells]
     for peer in (REFERENCE, CHUNKED):
         yield [

@@ -21,8 +21,8 @@ from rich.console import Console
 from rich.table import Table
 
 import xent_any
-from xent_any_conformance.demo._figures import COLOURS, MARKERS
-from xent_any_conformance.demo._train import BATCHES, Problem, Values, load_problem, rounding_bound
+from xent_any_tools.demo._figures import COLOURS, MARKERS
+from xent_any_tools.demo._train import BATCHES, Problem, Values, load_problem, rounding_bound
 
 Loss: TypeAlias = Callable[[Any, Any], Any]
 

@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from xent_any_backends.torch import linear_cross_entropy
-from xent_any_conformance.bench import _memory
+from xent_any_tools.bench import _memory
 
 WORDS, BATCH = 50257, 8
 

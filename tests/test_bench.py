@@ -14,12 +14,14 @@ from conftest import require, some
 from rich.console import Console
 
 import xent_any
-from xent_any_conformance import _machine, cli
-from xent_any_conformance.bench import _clock, _page, _run, _summary, _terminal, _worker, guard, records
-from xent_any_conformance.bench import _problems as problems
-from xent_any_conformance.bench import contestants as table
-from xent_any_conformance.bench._problems import Inputs, Problem
-from xent_any_conformance.bench.contestants import BACKWARD, GRADIENT, LOSS, Contestant
+from xent_any_conformance import _machine
+from xent_any_tools import cli
+from xent_any_tools.bench import _clock, _page, _run, _summary, _terminal, _worker, guard, records
+from xent_any_tools.bench import _problems as problems
+from xent_any_tools.bench import contestants as table
+from xent_any_tools.bench._choices import OPTIONS
+from xent_any_tools.bench._problems import Inputs, Problem
+from xent_any_tools.bench.contestants import BACKWARD, GRADIENT, LOSS, Contestant
 
 ROOT = Path(__file__).parents[1]
 PROBLEM = Problem((6, 5))
@@ -33,7 +35,7 @@ def _small(monkeypatch):
 
 
 def measured(problem, *contestants):
-    rows = _worker.measured(problem, contestants, seconds=0, threads=1, tell=lambda what: None)
+    rows = _worker.measured(problem, contestants, seconds=0, threads=1, progress=lambda what: None)
     return [(row["status"], row.get("reason", "")) for row in rows]
 
 
@@ -100,7 +102,7 @@ def test_a_failure_is_told_from_a_problem_that_a_contestant_does_not_have():
 FRAMEWORKS = {"scipy": "numpy", "scikit-learn": "numpy", "torch": "torch", "optax": "jax", "mlx": "mlx"}
 
 
-@pytest.mark.parametrize(("option", "library"), some(itertools.product(problems.OPTIONS, FRAMEWORKS), 2))
+@pytest.mark.parametrize(("option", "library"), some(itertools.product(OPTIONS, FRAMEWORKS), 2))
 def test_the_contestants_agree(library, option):
     require(FRAMEWORKS[library])
     found, missing = table.load([library])
@@ -131,7 +133,7 @@ def test_the_inputs_exceed_the_cache_and_not_the_memory():
     inputs = Inputs(Problem((64, 10)), cache_bytes=20_000)
     assert len(inputs) * inputs.problem.nbytes >= 40_000
     assert len({x.tobytes() for x in inputs.logits}) == len(inputs)
-    assert len(Inputs(Problem((4, 2)), cache_bytes=1 << 40)) == problems.MOST_ARRAYS
+    assert len(Inputs(Problem((4, 2)), cache_bytes=1 << 40)) == problems.MAX_ARRAYS
     assert np.mean(Inputs(Problem((1000, 2), option="ignored")).labels[0] == -100) == pytest.approx(0.3, abs=0.1)
 
 
@@ -283,11 +285,6 @@ def test_a_library_that_cannot_be_imported_is_missing_for_that_reason(monkeypatc
     assert "scipy" in table.load(["scipy"])[1]
 
 
-def test_the_command_line_knows_the_problems():
-    assert tuple(problems.DTYPES) == cli.DTYPES
-    assert tuple(problems.OPTIONS) == cli.LABELS
-
-
 @pytest.mark.parametrize("arguments", [["32"], ["32x1"], ["axb"], ["--threads", "0"], ["--labels", "none"]])
 def test_wrong_arguments(arguments, capsys):
     with pytest.raises(SystemExit) as exit_:
@@ -318,13 +315,13 @@ def test_the_command(tmp_path, capsys):
 def test_a_peer_that_goes_astray_in_half_precision_is_no_failure_of_the_run():
     record = made_up()
     record["cases"][0]["results"][4] |= {"status": "wrong", "reason": "the loss is inf, not 2"}
-    assert len(_summary.wrong(record)) > 0
+    assert len(_summary.failures(record)) > 0
     for case in record["cases"]:
         case["problem"]["dtype"] = "float16"
-    assert _summary.wrong(record) == []
-    assert any(why == "scipy log_softmax: the loss is inf, not 2" for why, _ in _summary.reasons(record))
+    assert _summary.failures(record) == []
+    assert any(why == "scipy log_softmax: the loss is inf, not 2" for why, _ in _summary.not_timed_by_reason(record))
     record["cases"][0]["results"][3] |= {"status": "wrong", "reason": "the loss is inf, not 2"}
-    assert len(_summary.wrong(record)) > 0
+    assert len(_summary.failures(record)) > 0
 
 
 def test_an_unknown_library(capsys):
@@ -356,7 +353,7 @@ def test_a_process_that_ends_is_a_failure_of_its_case(monkeypatch):
     monkeypatch.setattr(_run.sys, "executable", "/bin/false")
     record = _run.run(_run.Plan([PROBLEM], threads=["1"], seconds=0))
     assert "failed" in record["cases"][0]
-    assert _summary.wrong(record)
+    assert _summary.failures(record)
 
 
 @pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="the peak can be set back on Linux alone")
@@ -364,40 +361,43 @@ def test_peak_memory():
     problem = Problem((1000, 1000))
     found = {}
     for name in ("copy into new memory", "copy into memory at hand"):
-        job = _run.job_of(problem, 1, ["scipy"]) | {"contestants": [f"{GRADIENT}: limit: numpy {name}"], "memory": True}
-        (result,) = _run.work(job)["results"]
+        job = _run.timing_job(problem, 1, ["scipy"]) | {
+            "contestants": [f"{GRADIENT}: limit: numpy {name}"],
+            "memory": True,
+        }
+        (result,) = _run.run_job(job)["results"]
         found[name] = result["peak_bytes"] / problem.nbytes
     assert found["copy into new memory"] == pytest.approx(1, abs=0.1)
     assert found["copy into memory at hand"] == pytest.approx(0, abs=0.1)
 
 
 def test_peak_memory_is_that_of_each_contestant(monkeypatch):
-    def work(job, tell=None):
+    def run_job(job, progress=None):
         if job["memory"]:
             (key,) = job["contestants"]
             return {"results": [{"key": key, "peak_bytes": len(key), "peak_is": "VmHWM"}]}
         return {"results": made_up()["cases"][0]["results"], "missing": {}}
 
-    monkeypatch.setattr(_run, "work", work)
+    monkeypatch.setattr(_run, "run_job", run_job)
     (case,) = _run.run(_run.Plan([PROBLEM], threads=["1"], memory=[PROBLEM]))["cases"]
     assert all(r.get("peak_bytes") == (len(r["key"]) if r["status"] == "timed" else None) for r in case["results"])
 
 
 def test_a_failure_to_measure_memory_is_said(monkeypatch):
-    def work(job, tell=None):
+    def run_job(job, progress=None):
         if job["memory"]:
             return {"results": [], "missing": {}, "failed": "killed"}
         return {"results": [row("cross_entropy", "xent-any", "numpy", LOSS, 1.0)], "missing": {}}
 
-    monkeypatch.setattr(_run, "work", work)
+    monkeypatch.setattr(_run, "run_job", run_job)
     record = _run.run(_run.Plan([PROBLEM], threads=["1"], memory=[PROBLEM]))
-    assert _summary.wrong(record) == [
+    assert _summary.failures(record) == [
         "6x5, float32, index labels, 1 thread: memory of loss: numpy: xent-any cross_entropy: killed"
     ]
 
 
 def test_growth_spans_three_decades():
-    shapes = _run.growing()
+    shapes = _run.growth_shapes()
     for axis, size in (("N", 0), ("C", 1)):
         sizes = [shape[size] for a, shape in shapes if a == axis]
         assert sizes[-1] / sizes[0] >= 1000

@@ -8,9 +8,10 @@ import pytest
 
 import xent_any
 from xent_any import _backend
-from xent_any_conformance import cli
+from xent_any_conformance import _machine
+from xent_any_tools import cli
 
-RUN = "import sys; from xent_any_conformance.cli import main; sys.exit(main(sys.argv[1:]))"
+RUN = "import sys; from xent_any_tools.cli import main; sys.exit(main(sys.argv[1:]))"
 
 
 class WithoutDevice(xent_any.Backend):
@@ -86,4 +87,4 @@ def test_wrong_arguments(arguments, capsys):
     ("device", "text"), [("cpu", "cpu"), ("array_api_strict.Device('CPU_DEVICE')", "CPU_DEVICE"), ("cuda:0", "cuda:0")]
 )
 def test_device_text(device, text):
-    assert cli.device_text(device) == text
+    assert _machine.device_text(device) == text

@@ -16,7 +16,7 @@ from xent_any_conformance import records, subjects
 from xent_any_conformance import run as kit_run
 
 HERE = Path(__file__).parent
-RUN = [sys.executable, "-c", "import sys; from xent_any_conformance.cli import main; sys.exit(main())", "conformance"]
+RUN = [sys.executable, "-c", "import sys; from xent_any_tools.cli import main; sys.exit(main())", "conformance"]
 
 
 def conformance(*arguments, cwd, path=""):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import xent_any
-from xent_any_conformance import cli
+from xent_any_tools import cli
 
 for module in cli.EXTRA["demo"]:
     pytest.importorskip(module)
@@ -17,11 +17,11 @@ array_api_strict = pytest.importorskip("array_api_strict")
 
 from xent_any_backends.array_api_strict import BACKEND as STRICT  # noqa: E402
 from xent_any_backends.numpy import BACKEND as NUMPY  # noqa: E402
-from xent_any_conformance.demo import _train  # noqa: E402
+from xent_any_tools.demo import _train  # noqa: E402
 
 EPOCHS = 1
 FIGURES = ["confident-loss", "confusion-matrix", "learned-weights", "loss-curves", "squared-error"]
-RUN = "import sys; from xent_any_conformance.cli import main; sys.exit(main(sys.argv[1:]))"
+RUN = "import sys; from xent_any_tools.cli import main; sys.exit(main(sys.argv[1:]))"
 
 
 @pytest.fixture(autouse=True)
@@ -149,7 +149,7 @@ def test_a_missing_dtype_is_reported():
         def to_numpy(self, array):
             return array
 
-    assert _train.lack(Single(), "float64", "cpu") == "makes it float32"
-    assert _train.lack(Single(), "float32", "cpu") is None
-    assert _train.lack(Single(), "longdouble", "cpu") == "not computed with in full"
-    assert "float64" in _train.lack(STRICT, "float64", array_api_strict.Device("no_float64"))
+    assert _train.obstacle(Single(), "float64", "cpu") == "makes it float32"
+    assert _train.obstacle(Single(), "float32", "cpu") is None
+    assert _train.obstacle(Single(), "longdouble", "cpu") == "not computed with in full"
+    assert "float64" in _train.obstacle(STRICT, "float64", array_api_strict.Device("no_float64"))

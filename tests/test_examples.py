@@ -11,7 +11,7 @@ import pytest
 from conftest import require
 
 import xent_any
-from xent_any_conformance import cli
+from xent_any_tools import cli
 
 for module in cli.EXTRA["demo"]:
     pytest.importorskip(module)

@@ -64,6 +64,12 @@ def instructions() -> str:
     return next((name for flag, name in known.items() if flag in flags), "")
 
 
+def device_text(device: object) -> str:
+    """The device's name alone, where `str` gives code that makes it."""
+    _, quote, rest = str(device).partition("'")
+    return rest.partition("'")[0] if quote else str(device)
+
+
 def facts() -> dict[str, Any]:
     """What a record says about the machine."""
     return {

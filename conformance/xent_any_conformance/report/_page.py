@@ -8,7 +8,7 @@ from html import escape
 from typing import Any
 
 from .. import _html
-from ..cli import device_text
+from .._machine import device_text
 from . import _figures
 from ._summary import (
     MARKS,

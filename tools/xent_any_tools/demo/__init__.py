@@ -15,8 +15,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 import xent_any
+from xent_any_conformance._machine import device_text
 
-from ..cli import device_text
 from . import _figures, _page, _train
 
 DTYPES = ("float64", "float32")
@@ -63,9 +63,9 @@ def run(names: Sequence[str], output: Path, epochs: int, command: str) -> int:
     if unknown:
         console.print(f"unknown: {', '.join(sorted(unknown))}; known: {', '.join(info.name for info in found)}")
         return 2
-    plan, left_out = _plan([info for info in found if not names or info.name in (*names, "numpy")])
+    plan, not_run = _plan([info for info in found if not names or info.name in (*names, "numpy")])
     if all(backend.name == "numpy" for backend, _, _ in plan):
-        console.print("nothing to compare NumPy with", *left_out, sep="\n", highlight=False, markup=False)
+        console.print("nothing to compare NumPy with", *not_run, sep="\n", highlight=False, markup=False)
         return 2
     output.mkdir(parents=True, exist_ok=True)
     problem = _train.load_problem()
@@ -87,7 +87,7 @@ def run(names: Sequence[str], output: Path, epochs: int, command: str) -> int:
         output,
         verdict=verdict,
         good=status == 0,
-        facts=[("command", command), *_facts(found), *(("not run", text) for text in left_out)],
+        facts=[("command", command), *_facts(found), *(("not run", text) for text in not_run)],
         table=rows,
         notes=notes,
         sections=_sections(problem, runs, references, bound),
@@ -100,7 +100,7 @@ def run(names: Sequence[str], output: Path, epochs: int, command: str) -> int:
     for row in rows[1:]:
         table.add_row(*row)
     console.print(table)
-    for text in (*(f"not run: {text}" for text in left_out), *notes):
+    for text in (*(f"not run: {text}" for text in not_run), *notes):
         console.print(text, highlight=False, markup=False)
     console.print(verdict, style="bold green" if status == 0 else "bold red", highlight=False)
     console.print(f"written: {page.resolve()}", highlight=False, markup=False, soft_wrap=True)
@@ -108,10 +108,10 @@ def run(names: Sequence[str], output: Path, epochs: int, command: str) -> int:
 
 
 def _verdict(runs: Sequence[_train.Run], differences: Sequence[_train.Difference]) -> tuple[int, str]:
-    beyond = [run for run, apart in zip(runs, differences, strict=True) if not apart.within_bound]
+    beyond = [run for run, difference in zip(runs, differences, strict=True) if not difference.within_bound]
     if beyond:
         return 1, f"They disagree: {_listed(beyond)} differ from NumPy by more than rounding can explain."
-    largest = max(apart.of_bound for apart in differences)
+    largest = max(difference.of_bound for difference in differences)
     return 0, f"They agree: {_listed(runs)} differ by at most {largest:.2%} of what rounding can explain."
 
 
@@ -132,27 +132,27 @@ def _listed(runs: Sequence[_train.Run]) -> str:
 
 def _plan(found: Sequence[xent_any.BackendInfo]) -> tuple[list[tuple[xent_any.Backend, str, Any]], list[str]]:
     """What is trained, NumPy first, and what is not with the reason."""
-    plan, left_out = [], []
+    plan, not_run = [], []
     for info in sorted(found, key=lambda info: info.name != "numpy"):
         if info.backend is None or info.reason is not None:
-            left_out.append(f"{info.name}: {info.reason}")
+            not_run.append(f"{info.name}: {info.reason}")
             continue
         devices = list(info.backend.devices())
         if info.name == "array_api_strict":
-            left_out.append(f"{info.name} on its devices but the first, which imitate what other libraries lack")
+            not_run.append(f"{info.name} on its devices but the first, which imitate what other libraries lack")
             devices = devices[:1]
         for device, dtype in product(devices, DTYPES):
-            lack = _train.lack(info.backend, dtype, device)
-            if lack is None:
+            obstacle = _train.obstacle(info.backend, dtype, device)
+            if obstacle is None:
                 plan.append((info.backend, dtype, device))
             else:
-                left_out.append(f"{info.name} on {device_text(device)} in {dtype}: {lack}")
-    return plan, left_out
+                not_run.append(f"{info.name} on {device_text(device)} in {dtype}: {obstacle}")
+    return plan, not_run
 
 
-def _row(run: _train.Run, apart: _train.Difference) -> tuple[str, ...]:
+def _row(run: _train.Run, difference: _train.Difference) -> tuple[str, ...]:
     numbers = f"{run.final_loss:.6f}", f"{run.accuracy:.1%}"
-    from_numpy = f"{apart.ulp:.0f}", f"{apart.relative:.0e}", f"{apart.of_bound:.2%}"
+    from_numpy = f"{difference.ulp:.0f}", f"{difference.relative:.0e}", f"{difference.of_bound:.2%}"
     return run.backend, run.device, run.dtype, *numbers, *from_numpy, f"{run.seconds:.1f}"
 
 
@@ -174,13 +174,13 @@ def _sections(
 ) -> list[_page.Section]:
     shown = references["float64"]
     wrong = int(np.sum(shown.predictions != problem.test_labels))
-    lead, truth, losses = _figures.confident_losses()
+    margin, truth, losses = _figures.confident_losses()
     normal = truth >= np.finfo(np.float32).tiny  # below it float32 has ever fewer digits
     zeros = [
-        f"{name} gives exactly 0 from M = {lead[loss == 0][0]:g} on"
+        f"{name} gives exactly 0 from M = {margin[loss == 0][0]:g} on"
         if np.any(loss == 0)
         else f"{name} never gives 0, and its relative error is at most {np.max(np.abs(loss / truth - 1)[normal]):.0e} "
-        f"up to M = {lead[normal][-1]:g}, beyond which float32 itself has fewer digits"
+        f"up to M = {margin[normal][-1]:g}, beyond which float32 itself has fewer digits"
         for name, loss in losses.items()
     ]
     return [
@@ -220,6 +220,6 @@ def _sections(
             f"In float32, {'; '.join(zeros)}. log(sum of exp) - x loses what is small beside x; with the largest "
             "logit taken out of the sum, log1p of the rest keeps it.",
             "confident-loss",
-            _figures.confident(lead, truth, losses),
+            _figures.confident(margin, truth, losses),
         ),
     ]

@@ -9,22 +9,24 @@ from pathlib import Path
 from rich.console import Console
 
 from . import _summary, _terminal, guard
-from ._problems import DTYPES, OPTIONS, SHAPES, SOME, Problem
-from ._run import Plan, Record, run
+from ._choices import DTYPES, OPTIONS
+from ._problems import FEW_SHAPES, SHAPES, Problem
+from ._run import Plan, run
+from ._summary import Record
 from .contestants import LIBRARIES
 
 
 def problems(options: argparse.Namespace) -> tuple[list[Problem], list[Problem]]:
-    """What is asked for; and each dtype, and each kind of labels, on some of the shapes."""
+    """The problems that are asked for; and those of each dtype, and of each kind of labels, on a few of the shapes."""
     shapes = options.shapes or SHAPES
-    some = [shape for shape in shapes if shape in SOME or options.shapes]
+    few = [shape for shape in shapes if shape in FEW_SHAPES or options.shapes]
     asked = product(options.dtypes, options.labels, shapes)
-    others = [*product(DTYPES, ["index"], some), *product(["float32"], OPTIONS, some)]
+    others = [*product(DTYPES, ["index"], few), *product(["float32"], OPTIONS, few)]
 
-    def made(wanted: Iterable[tuple[str, str, tuple[int, ...]]]) -> list[Problem]:
-        return [Problem(shape, dtype, option, options.device) for dtype, option, shape in wanted]
+    def with_device(cases: Iterable[tuple[str, str, tuple[int, ...]]]) -> list[Problem]:
+        return [Problem(shape, dtype, option, options.device) for dtype, option, shape in cases]
 
-    return made(asked), made(others)
+    return with_device(asked), with_device(others)
 
 
 def main(options: argparse.Namespace, command: str) -> int:
@@ -64,10 +66,10 @@ def main(options: argparse.Namespace, command: str) -> int:
         from . import _page  # noqa: PLC0415  (matplotlib takes a second)
 
         options.html.write_text(_page.html(record), encoding="utf-8")
-    return 1 if _summary.wrong(record) else 0
+    return 1 if _summary.failures(record) else 0
 
 
 def _write(record: Record, path: Path | None) -> None:
-    """What there is so far: a run takes long."""
+    """Write what has been measured so far: a run takes long."""
     if path is not None:
         path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")

@@ -143,8 +143,8 @@ def _jax() -> Counts:
 
     counts: Counts = {}
     for shape in ((1024, 1000), (4, 21, 64, 64)):
-        name, (lead, _, *rest) = "x".join(map(str, shape)), shape
-        x, y = jnp.zeros(shape), jnp.zeros((lead, *rest), int)
+        name, (batch, _, *rest) = "x".join(map(str, shape)), shape
+        x, y = jnp.zeros(shape), jnp.zeros((batch, *rest), int)
         loss = partial(xent_any.cross_entropy, axis=1)
         functions: dict[str, Any] = {"loss": loss, "loss + gradient": jax.value_and_grad(loss)}
         for kind, function in functions.items():
@@ -224,8 +224,8 @@ def compared(recorded: Mapping[str, Any], found: Mapping[str, Any]) -> list[Verd
             why = (found["missing"] | found["failed"]).get(source, "no longer counted")
             verdicts.append(Verdict(name, old["value"], None, "not compared", why))
         elif old["with"] != new["with"]:
-            apart = [f"{k} {v}, not {new['with'].get(k)}" for k, v in old["with"].items() if v != new["with"].get(k)]
-            why = f"recorded with {'; '.join(apart)}"
+            changed = [f"{k} {v}, not {new['with'].get(k)}" for k, v in old["with"].items() if v != new["with"].get(k)]
+            why = f"recorded with {'; '.join(changed)}"
             verdicts.append(Verdict(name, old["value"], new["value"], "not compared", why))
         else:
             verdicts.append(Verdict(name, old["value"], new["value"], _state(name, old["value"], new["value"])))
@@ -238,7 +238,7 @@ def _state(name: str, old: float, new: float) -> str:
 
 
 def record(found: Mapping[str, Any], command: str) -> dict[str, Any]:
-    """What is written."""
+    """The content of the file of a record."""
     date = datetime.now(UTC).isoformat(timespec="seconds")
     return {"date": date, "platform": platform.platform(), "command": command, **found}
 

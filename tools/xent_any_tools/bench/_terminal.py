@@ -4,7 +4,20 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ._summary import LEGEND, Case, Record, about, cases, duration, kinds, ratio, reasons, spread, title, wrong
+from ._summary import (
+    LEGEND,
+    Case,
+    Record,
+    cases,
+    duration,
+    failures,
+    interquartile,
+    kinds,
+    not_timed_by_reason,
+    provenance,
+    ratio,
+    title,
+)
 
 
 def terminal(record: Record, console: Console) -> None:
@@ -16,11 +29,11 @@ def terminal(record: Record, console: Console) -> None:
         console.print(_table(case))
     console.print()
     console.print(LEGEND, style="dim", highlight=False)
-    for why, names in reasons(record):
+    for why, names in not_timed_by_reason(record):
         console.print(f"not timed: {why} ({', '.join(names)})", highlight=False, markup=False)
-    for name, value in about(record):
+    for name, value in provenance(record):
         console.print(f"{name}: {value}", highlight=False, markup=False)
-    for text in wrong(record):
+    for text in failures(record):
         console.print(text, style="bold red", highlight=False, markup=False)
 
 
@@ -41,6 +54,6 @@ def _table(case: Case) -> Table:
                 table.add_row(Text(f" on {group}", "italic"))
             style = "cyan" if row["ours"] else "dim" if row["limit"] else ""
             ratios = (line.of_limit, line.of_ours, *([line.peak] if has_peak else []))
-            cells = (f"  {title(row)}", duration(row["median"]), spread(row), *map(ratio, ratios))
+            cells = (f"  {title(row)}", duration(row["median"]), interquartile(row), *map(ratio, ratios))
             table.add_row(*(Text(cell, style) for cell in cells))
     return table

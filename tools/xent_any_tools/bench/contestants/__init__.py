@@ -1,11 +1,11 @@
-"""Who is compared: one table, each library's part in a module of its own, in a few lines for each contestant."""
+"""The contestants: one table, each library's part in a module of its own, in a few lines for each contestant."""
 
 import importlib
 import importlib.metadata
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from .._problems import Array, Inputs, ours
+from .._problems import Array, Inputs, our_options
 
 LOSS, GRADIENT, BACKWARD = "loss", "loss + gradient", "forward then backward"
 COMPUTES = (LOSS, GRADIENT, BACKWARD)
@@ -41,7 +41,7 @@ Arrays = Callable[[Inputs], tuple[list[Array], list[Array], Array]]
 Bound = Callable[[Inputs, Array], Callable[[Array, Array], Any]]
 """From the inputs and the class weights, a function of logits and labels."""
 Prepare = Callable[[Inputs], Callable[[int], Any]]
-"""What `Contestant.prepare` is."""
+"""From the inputs, a call; see `Contestant`."""
 
 
 class Contestant(NamedTuple):
@@ -52,7 +52,7 @@ class Contestant(NamedTuple):
     name : str
         The function.
     library : str
-        Whose, as pip calls it; ``"xent-any"`` for ours.
+        The name of its distribution; ``"xent-any"`` for ours.
     group : str
         Ours and the peers of one group take the same arrays, compiled or not: ours is what they are compared with.
     computes : str
@@ -98,7 +98,7 @@ def our(function: Callable[..., Any]) -> Bound:
     """A function of ours, with the options of the problem."""
 
     def bind(inputs: Inputs, weight: Array) -> Callable[[Array, Array], Any]:
-        options = ours(inputs.problem, weight)
+        options = our_options(inputs.problem, weight)
         return lambda x, y: function(x, y, **options)
 
     return bind
@@ -162,7 +162,7 @@ def load(libraries: Sequence[str] = (), *, limits: bool = True) -> tuple[list[Co
 
 
 def _modules(libraries: Sequence[str], limits: bool) -> list[str]:
-    """Those with contestants of these libraries, with ours beside them, and with the limits or without."""
+    """Modules with contestants of these libraries, with ours beside them, and with the limits or without."""
     chosen = {m for m, (library, _) in MODULES.items() if library in libraries or not libraries}
     chosen |= {MODULES[m][1] for m in chosen}
     return [m for m in MODULES if (limits if m.startswith("_limits") else m in chosen)]
@@ -177,13 +177,13 @@ def reason(error: BaseException) -> str:
 
 
 def versions() -> dict[str, str]:
-    """Those of the libraries, and of what their times may depend on beside them, that are installed."""
+    """The versions of the libraries, and of what their times may depend on, that are installed."""
     found = {library: version(library) for library in sorted({*LIBRARIES, *BESIDE})}
     return {library: number for library, number in found.items() if number}
 
 
 def version(library: str) -> str | None:
-    """The version of a distribution; of CuPy's, for one version of CUDA or another."""
+    """The version of a distribution, None where it is not installed; CuPy has one for each version of CUDA."""
     for name in ("cupy", "cupy-cuda12x", "cupy-cuda13x") if library == "cupy" else (library,):
         try:
             return importlib.metadata.version(name)

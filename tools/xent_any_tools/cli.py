@@ -6,11 +6,14 @@ import json
 import os
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import xent_any
+from xent_any_conformance._machine import device_text
+
+from .bench._choices import DTYPES, OPTIONS
 
 if TYPE_CHECKING:
     from rich.progress import TaskID
@@ -21,9 +24,6 @@ EXTRA = {
     "bench": ("matplotlib", "numpy", "rich"),
 }
 """The modules that a command needs."""
-
-DTYPES = ("float32", "float64", "bfloat16", "float16")
-LABELS = ("index", "probability", "smoothing", "weights", "ignored")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -93,13 +93,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _add_bench_arguments(bench: argparse.ArgumentParser) -> None:
-    def several(name: str, known: Sequence[str], default: Sequence[str], text: str) -> None:
-        bench.add_argument(name, nargs="+", choices=known, default=default, metavar="NAME", help=text)
+    def several(name: str, known: Collection[str]) -> None:
+        text, first = f"of {', '.join(known)} (default: the first)", next(iter(known))
+        bench.add_argument(name, nargs="+", choices=known, default=(first,), metavar="NAME", help=text)
 
     bench.add_argument("shapes", nargs="*", type=_shape, metavar="SHAPE", help="as 1024x32000, classes on axis 1")
     bench.add_argument("--libraries", nargs="+", default=[], metavar="NAME", help="only these, with ours beside them")
-    several("--dtypes", DTYPES, DTYPES[:1], f"of {', '.join(DTYPES)} (default: the first)")
-    several("--labels", LABELS, LABELS[:1], f"of {', '.join(LABELS)} (default: the first)")
+    several("--dtypes", DTYPES)
+    several("--labels", OPTIONS)
     bench.add_argument("--threads", nargs="+", type=_threads, default=["1", "all"], metavar="N", help="default: 1 all")
     bench.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="default: %(default)s")
     bench.add_argument("--seconds", type=float, default=0.5, help="for each function and problem (default: 0.5)")
@@ -118,8 +119,8 @@ def _certify(options: argparse.Namespace, command: str) -> int:
     from rich.console import Console  # noqa: PLC0415  (it needs the extra)
     from rich.progress import Progress  # noqa: PLC0415
 
-    from . import records, report  # noqa: PLC0415
-    from .run import run  # noqa: PLC0415
+    from xent_any_conformance import records, report  # noqa: PLC0415
+    from xent_any_conformance.run import run  # noqa: PLC0415
 
     console = Console()
     with Progress(console=console, transient=True) as bar:
@@ -148,12 +149,6 @@ def _certify(options: argparse.Namespace, command: str) -> int:
     if options.records:
         records.write(result, options.records)
     return 0 if result["passed"] else 1
-
-
-def device_text(device: object) -> str:
-    """The device's name alone, where `str` gives code that makes it."""
-    _, quote, rest = str(device).partition("'")
-    return rest.partition("'")[0] if quote else str(device)
 
 
 def _positive(text: str) -> int:

@@ -15,7 +15,7 @@ from ._train import BATCHES, CLASSES, Problem, Run, Values
 
 Curves: TypeAlias = dict[str, Values]
 
-# Okabe and Ito's colours, which colour-blind readers can tell apart.
+# Okabe and Ito's colours, which colour-blind readers can tell differences.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
 MARKERS = "osD^vP*X"
 
@@ -23,7 +23,7 @@ MARKERS = "osD^vP*X"
 def loss_curves(runs: Sequence[Run], references: Mapping[str, Run], bound: Values) -> Figure:
     """The loss of all runs, and how far each is from NumPy's, by epoch."""
     figure = Figure(figsize=(12, 5), layout="constrained")
-    curves, apart = figure.subplots(1, 2)
+    curves, differences = figure.subplots(1, 2)
     epochs = np.arange(1, len(bound) // BATCHES + 1)
     for i, run in enumerate(runs):
         reference = references[run.dtype].losses
@@ -35,20 +35,22 @@ def loss_curves(runs: Sequence[Run], references: Mapping[str, Run], bound: Value
             relative = np.abs(run.losses.astype(np.float64) - reference) / reference
             largest = relative.reshape(-1, BATCHES).max(axis=1)
             style |= {"linestyle": "none", "marker": MARKERS[i % 8], "markerfacecolor": "none"}
-            _with_zeros(apart, epochs, largest, floor=1e-18, **style)
+            _with_zeros(differences, epochs, largest, floor=1e-18, **style)
     for dtype, run in references.items():
         relative = bound * np.finfo(dtype).eps / 2 / run.losses
-        apart.plot(epochs, relative.reshape(-1, BATCHES).min(axis=1), "k--", linewidth=1)
-        apart.annotate(f"bound for {dtype}", (epochs[-1], relative[-1]), (0, 6), textcoords="offset points", ha="right")
+        differences.plot(epochs, relative.reshape(-1, BATCHES).min(axis=1), "k--", linewidth=1)
+        differences.annotate(
+            f"bound for {dtype}", (epochs[-1], relative[-1]), (0, 6), textcoords="offset points", ha="right"
+        )
     curves.set(title="Loss, mean of each epoch", xlabel="epoch", ylabel="cross-entropy (nats)", ylim=0)
-    apart.set(
+    differences.set(
         title="Largest difference from NumPy's in the same dtype",
         xlabel="epoch",
         ylabel="relative difference of the loss",
         ylim=(1e-19, 1e5),
     )
-    _zero_and_powers(apart, 1e-18, range(-15, 1, 3))
-    for axes in (curves, apart):
+    _zero_and_powers(differences, 1e-18, range(-15, 1, 3))
+    for axes in (curves, differences):
         axes.grid(alpha=0.3)
         axes.legend(fontsize=9, loc="upper right", ncols=1 if axes is curves else 2)
     return figure
@@ -110,11 +112,11 @@ def against_squared_error() -> Figure:
 
 
 def confident_losses() -> tuple[Values, Values, Curves]:
-    """The leads M; the float64 loss of [M, 0, 0, 0] with label 0; and the float32 one of each library here."""
-    lead = np.arange(0, 100.5, 0.5)
-    logits = np.zeros((len(lead), 4), dtype=np.float32)
-    logits[:, 0] = lead
-    labels = np.zeros(len(lead), dtype=np.int64)
+    """The margins M; the float64 losses of [M, 0, 0, 0] with label 0; and the float32 losses of each library here."""
+    margin = np.arange(0, 100.5, 0.5)
+    logits = np.zeros((len(margin), 4), dtype=np.float32)
+    logits[:, 0] = margin
+    labels = np.zeros(len(margin), dtype=np.int64)
     losses: Curves = {
         "xent_any on NumPy": xent_any.cross_entropy(logits, labels, reduction="none"),
         "scipy.special.log_softmax": -log_softmax(logits, axis=-1)[:, 0],
@@ -124,17 +126,17 @@ def confident_losses() -> tuple[Values, Values, Curves]:
 
         both = torch.from_numpy(logits), torch.from_numpy(labels)
         losses["torch.nn.functional.cross_entropy"] = torch.nn.functional.cross_entropy(*both, reduction="none").numpy()
-    return lead, np.log1p(3 * np.exp(-lead)), losses
+    return margin, np.log1p(3 * np.exp(-margin)), losses
 
 
-def confident(lead: Values, truth: Values, losses: Curves) -> Figure:
+def confident(margin: Values, truth: Values, losses: Curves) -> Figure:
     """The arrays of `confident_losses` on a log axis."""
     figure = Figure(figsize=(12, 5.2), layout="constrained")
     axes = figure.subplots()
-    axes.plot(lead, truth, color="#BBBBBB", linewidth=8, label="log1p(3 exp(-M)) in float64")
+    axes.plot(margin, truth, color="#BBBBBB", linewidth=8, label="log1p(3 exp(-M)) in float64")
     for i, (name, loss) in enumerate(losses.items()):
         style = {"color": COLOURS[i], "marker": MARKERS[i], "markevery": (3 * i, 10), "label": f"{name}, float32"}
-        _with_zeros(axes, lead, loss, floor=1e-48, linewidth=1.5, **style)
+        _with_zeros(axes, margin, loss, floor=1e-48, linewidth=1.5, **style)
     axes.set(
         title="Loss of the logits [M, 0, 0, 0] with label 0",
         xlabel="M",

@@ -9,26 +9,26 @@ import time
 from collections import deque
 from collections.abc import Callable, Collection, Sequence
 from datetime import UTC, datetime
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import xent_any
+from xent_any_conformance import _machine
 
-from .. import _machine
 from ._problems import Problem
+from ._summary import Record
 from .contestants import versions
 
-Record = dict[str, Any]
-Tell = Callable[[str], None]
+Progress = Callable[[str], None]
 
-GROWING, GROWING_BESIDE = range(5, 16), 1000
-"""The powers of two that N and C take in turn, and what the other one is."""
+GROWTH_POWERS, GROWTH_OTHER_SIZE = range(5, 16), 1000
+"""The powers of two that N and C take in turn, and the size of the other axis meanwhile."""
 
-LONGEST_SECONDS = 1800
-"""A process that takes longer is ended."""
+TIMEOUT_SECONDS = 1800
+"""A process that takes longer is killed."""
 
 
 class Plan(NamedTuple):
-    """What is run.
+    """What is timed, and how.
 
     Attributes
     ----------
@@ -40,7 +40,7 @@ class Plan(NamedTuple):
     seconds : float
         The time that each contestant may use for one problem.
     memory : collection of Problem
-        Those whose peak memory is measured as well: a process for each contestant, with the last of `threads`.
+        Problems whose peak memory is measured as well: a process for each contestant, with the last of `threads`.
     growth : bool
         Whether sizes that double are timed as well, with the last of `threads`, by all but what is compiled by PyTorch,
         which takes longest to prepare.
@@ -57,16 +57,18 @@ class Plan(NamedTuple):
     command: str = ""
 
 
-def run(plan: Plan, tell: Tell = lambda text: None, save: Callable[[Record], None] = lambda record: None) -> Record:
-    """Run it.
+def run(
+    plan: Plan, progress: Progress = lambda text: None, save: Callable[[Record], None] = lambda record: None
+) -> Record:
+    """Time all contestants on the problems of a plan.
 
     Parameters
     ----------
     plan : Plan
-    tell : callable
-        Told what is being done.
+    progress : callable
+        Called with what is being done.
     save : callable
-        Given the record after each problem.
+        Called with the record after each problem.
 
     Returns
     -------
@@ -80,7 +82,7 @@ def run(plan: Plan, tell: Tell = lambda text: None, save: Callable[[Record], Non
     missing: dict[str, str] = {}
     machine = _machine.facts()
     installed = versions()
-    counts = list(dict.fromkeys(map(count, plan.threads)))
+    counts = list(dict.fromkeys(map(thread_count, plan.threads)))
 
     def record() -> Record:
         return {
@@ -96,9 +98,11 @@ def run(plan: Plan, tell: Tell = lambda text: None, save: Callable[[Record], Non
         }
 
     def timed(problem: Problem, threads: int, growth: str = "") -> Record:
-        about = f"{problem.name} {problem.dtype} {problem.option}, {threads} thread{'s' * (threads != 1)}"
-        job = job_of(problem, threads, plan.libraries, plan.seconds)
-        answer = work(job | ({"without": ["torch compiled"]} if growth else {}), lambda what: tell(f"{about}: {what}"))
+        title = f"{problem.name} {problem.dtype} {problem.option}, {threads} thread{'s' * (threads != 1)}"
+        job = timing_job(problem, threads, plan.libraries, plan.seconds)
+        answer = run_job(
+            job | ({"without": ["torch compiled"]} if growth else {}), lambda what: progress(f"{title}: {what}")
+        )
         missing.update(answer["missing"])
         if answer.get("gpu"):
             machine["gpu"] = answer["gpu"]
@@ -108,27 +112,27 @@ def run(plan: Plan, tell: Tell = lambda text: None, save: Callable[[Record], Non
     for problem in plan.problems:
         of_problem = [timed(problem, threads) for threads in counts]
         if problem in plan.memory:
-            _add_memory(problem, of_problem, tell)
+            _add_memory(problem, of_problem, progress)
         cases.extend(of_problem)
         save(record())
-    for axis, shape in growing() if plan.growth else ():
+    for axis, shape in growth_shapes() if plan.growth else ():
         cases.append(timed(Problem(shape, device=plan.problems[0].device), counts[-1], axis))
         save(record())
     return record()
 
 
-def growing() -> list[tuple[str, tuple[int, int]]]:
+def growth_shapes() -> list[tuple[str, tuple[int, int]]]:
     """Shapes whose N, then whose C, doubles over three decades."""
-    sizes = [2**k for k in range(GROWING.start, GROWING.stop)]
-    return [("N", (size, GROWING_BESIDE)) for size in sizes] + [("C", (GROWING_BESIDE, size)) for size in sizes]
+    sizes = [2**k for k in GROWTH_POWERS]
+    return [("N", (size, GROWTH_OTHER_SIZE)) for size in sizes] + [("C", (GROWTH_OTHER_SIZE, size)) for size in sizes]
 
 
-def count(threads: str) -> int:
-    """How many threads ``"all"`` is."""
+def thread_count(threads: str) -> int:
+    """A number of threads; ``"all"`` is as many as there are CPUs for this process."""
     return len(_machine.cpus()) if threads == "all" else int(threads)
 
 
-def job_of(problem: Problem, threads: int, libraries: Sequence[str], seconds: float = 0.0) -> Record:
+def timing_job(problem: Problem, threads: int, libraries: Sequence[str], seconds: float = 0.0) -> Record:
     """The job of a worker that times all contestants."""
     return {
         "problem": problem._asdict(),
@@ -142,14 +146,14 @@ def job_of(problem: Problem, threads: int, libraries: Sequence[str], seconds: fl
     }
 
 
-def _add_memory(problem: Problem, cases: Sequence[Record], tell: Tell) -> None:
-    """Of those that were timed."""
+def _add_memory(problem: Problem, cases: Sequence[Record], progress: Progress) -> None:
+    """Measure the memory of the contestants that were timed, and add it to their rows."""
     timed = {row["key"]: row for case in cases for row in case["results"] if row["status"] == "timed"}
     for key, row in timed.items():
-        tell(f"{problem.name} {problem.dtype} {problem.option}: memory of {key}")
+        progress(f"{problem.name} {problem.dtype} {problem.option}: memory of {key}")
         library = row["group"].split()[0] if row["ours"] else row["library"]
-        job = job_of(problem, cases[-1]["threads"], [library]) | {"contestants": [key], "memory": True}
-        answer = work(job | {"limits": row["limit"]})
+        job = timing_job(problem, cases[-1]["threads"], [library]) | {"contestants": [key], "memory": True}
+        answer = run_job(job | {"limits": row["limit"]})
         found: Record = next(iter(answer["results"]), {"reason": answer.get("failed", "no result")})
         if "reason" in found:
             cases[-1].setdefault("failed", f"memory of {key}: {found['reason']}")
@@ -157,20 +161,20 @@ def _add_memory(problem: Problem, cases: Sequence[Record], tell: Tell) -> None:
             other |= {name: found[name] for name in ("peak_bytes", "peak_is") if name in found}
 
 
-def work(job: Record, tell: Tell = lambda text: None) -> Record:
-    """The answer of a process of its own; without results, and with the reason, where it fails."""
+def run_job(job: Record, progress: Progress = lambda text: None) -> Record:
+    """Run a job in a process of its own; its answer, or the reason and no results where it fails."""
     command = [sys.executable, "-m", f"{__package__}._worker", json.dumps(job)]
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(job), errors="replace"
     ) as process:
-        timer = threading.Timer(LONGEST_SECONDS, process.kill)
+        timer = threading.Timer(TIMEOUT_SECONDS, process.kill)
         timer.start()
         lines: deque[str] = deque(maxlen=5)
 
         def read() -> None:
             for line in process.stderr or ():
                 if line.startswith("\0"):
-                    tell(line[1:].strip())
+                    progress(line[1:].strip())
                 else:
                     lines.append(line.rstrip())
 
@@ -186,7 +190,7 @@ def work(job: Record, tell: Tell = lambda text: None) -> Record:
 
 
 def environment(job: Record) -> dict[str, str]:
-    """That of a worker: the threads of every library that reads them from there."""
+    """The environment of a worker, with the number of threads for every library that reads it from there."""
     threads = str(job["threads"])
     pools = ("OMP", "MKL", "OPENBLAS", "VECLIB_MAXIMUM", "NUMEXPR", "XENT_ANY")
     changed = {f"{pool}_NUM_THREADS": threads for pool in pools}

@@ -15,11 +15,11 @@ PAUSE_SECONDS = 0.01
 SETTLE_SECONDS = 0.05
 """A contestant that is faster than this runs once before it is timed: it then finds threads and allocator its own."""
 
-FEWEST, FEWEST_SLOW, MOST = 5, 3, 101
-"""Repeats of one contestant."""
+MIN_REPEATS, MIN_REPEATS_SLOW, MAX_REPEATS = 5, 3, 101
+"""How often a contestant is timed."""
 
 SLOW_SECONDS = 1.0
-"""Who takes longer than this for one call has fewer repeats."""
+"""A contestant that takes longer than this for one call has fewer repeats."""
 
 Call = Callable[[int], Any]
 """Runs on the i-th of the inputs, in turn, and waits for the result."""
@@ -40,7 +40,8 @@ def timings(
     calls : mapping of str to callable
         What is timed.
     seconds : float
-        The time that each may use; each has at least `FEWEST` repeats, or `FEWEST_SLOW`, and at most `MOST`.
+        The time that each may use; each has at least `MIN_REPEATS` repeats, or `MIN_REPEATS_SLOW`, and at most
+        `MAX_REPEATS`.
     batch_seconds : float
         How long a repeat takes at least, by calling more than once.
     after : callable
@@ -68,14 +69,14 @@ def timings(
 
     batch, fastest = {}, {}
     for name in order:
-        count, one = 1, repeat(name, 1)
-        if one < SETTLE_SECONDS:
-            one = min(repeat(name, 1) for _ in range(3))
-        while one * count < batch_seconds:
-            count = max(2 * count, min(1 << 20, round(1.2 * batch_seconds / max(one, 1e-9))))
-            one = min(one, repeat(name, count))
-        batch[name], fastest[name] = count, one
-    found: dict[str, list[float]] = {name: [] for name in order}
+        count, duration = 1, repeat(name, 1)
+        if duration < SETTLE_SECONDS:
+            duration = min(repeat(name, 1) for _ in range(3))
+        while duration * count < batch_seconds:
+            count = max(2 * count, min(1 << 20, round(1.2 * batch_seconds / max(duration, 1e-9))))
+            duration = min(duration, repeat(name, count))
+        batch[name], fastest[name] = count, duration
+    times: dict[str, list[float]] = {name: [] for name in order}
     used = dict.fromkeys(order, 0.0)
     while order:
         shuffle(order)
@@ -83,18 +84,18 @@ def timings(
             time.sleep(PAUSE_SECONDS)
             if fastest[name] < SETTLE_SECONDS:
                 repeat(name, 1)
-            found[name].append(repeat(name, batch[name]))
-            used[name] += found[name][-1] * batch[name] + min(SETTLE_SECONDS, fastest[name]) + PAUSE_SECONDS
-        order = [name for name in order if _wants_more(found[name], used[name], seconds, fastest[name])]
-    return {name: summary(times) | {"calls": batch[name]} for name, times in found.items()}
+            times[name].append(repeat(name, batch[name]))
+            used[name] += times[name][-1] * batch[name] + min(SETTLE_SECONDS, fastest[name]) + PAUSE_SECONDS
+        order = [name for name in order if _wants_more(times[name], used[name], seconds, fastest[name])]
+    return {name: summary(times[name]) | {"calls": batch[name]} for name in times}
 
 
-def _wants_more(times: list[float], used: float, seconds: float, one: float) -> bool:
-    fewest = FEWEST if one < SLOW_SECONDS else FEWEST_SLOW
-    return len(times) < fewest or (used < seconds and len(times) < MOST)
+def _wants_more(times: list[float], used: float, seconds: float, duration: float) -> bool:
+    minimum = MIN_REPEATS if duration < SLOW_SECONDS else MIN_REPEATS_SLOW
+    return len(times) < minimum or (used < seconds and len(times) < MAX_REPEATS)
 
 
 def summary(times: list[float]) -> dict[str, Any]:
-    """The median, its quartiles, the least, and of how many."""
+    """The median of some times, their quartiles, the least, and how many there are."""
     q1, median, q3 = statistics.quantiles(times, n=4, method="inclusive") if len(times) > 1 else times * 3
     return {"median": median, "q1": q1, "q3": q3, "least": min(times), "repeats": len(times)}

@@ -1,4 +1,4 @@
-"""What is computed: problems, their arrays, and the true answers."""
+"""Problems, their arrays, and the true answers."""
 
 import math
 from collections.abc import Callable
@@ -8,6 +8,8 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 
 import xent_any
+
+from ._choices import DTYPES
 
 Array: TypeAlias = Any
 Values: TypeAlias = np.ndarray[Any, np.dtype[Any]]
@@ -23,32 +25,22 @@ SHAPES = (
     (256, 128256),
     (128, 256000),
 )
-SOME = ((65536, 10), (8192, 1000), (4, 21, 512, 512), (1024, 32000))
-"""Those of other dtypes and labels, in a full run."""
+FEW_SHAPES = ((65536, 10), (8192, 1000), (4, 21, 512, 512), (1024, 32000))
+"""The shapes on which the other dtypes and labels are timed."""
 
-DTYPES = {"float32": 4, "float64": 8, "bfloat16": 2, "float16": 2}
-"""Each dtype's bytes."""
-
-OPTIONS = {
-    "index": "index labels",
-    "probability": "probability labels",
-    "smoothing": "index labels, label_smoothing=0.1",
-    "weights": "index labels, class weights",
-    "ignored": "index labels, 30 % of them ignored",
-}
 AXIS = 1
 """The axis of the classes, in every shape."""
 
 SMOOTHING, IGNORED, IGNORE_INDEX = 0.1, 0.3, -100
 
-MOST_BYTES, MOST_ARRAYS = 1 << 29, 256
-"""At most so many bytes, or arrays, of logits are rotated; two arrays in any case."""
+MAX_BYTES, MAX_ARRAYS = 1 << 29, 256
+"""Limits of the bytes and of the number of arrays of logits that take turns; there are always two arrays."""
 
-# Of the gradient's sum of absolute values, and of its largest; of the loss. bfloat16 has two and a half digits, and
-# torch keeps log-probabilities in it.
+# Relative to the loss; to the sum of the gradient's absolute values, and to the largest. bfloat16 has two and a half
+# digits, and torch keeps log-probabilities in it.
 TOLERANCE = {"float32": 1e-3, "float64": 1e-6, "bfloat16": 0.1, "float16": 0.02}
 SMALLEST_HALF = 2.0**-24
-"""What underflows to 0 in float16 is nobody's mistake: a mean's gradient is p / N."""
+"""An error of this size is allowed in float16, where the gradient of a mean, p / N, underflows to 0."""
 
 
 class Problem(NamedTuple):
@@ -65,7 +57,7 @@ class Problem(NamedTuple):
 
     @property
     def nbytes(self) -> int:
-        """Of the logits."""
+        """The bytes of the logits."""
         return math.prod(self.shape) * DTYPES[self.dtype]
 
 
@@ -83,21 +75,20 @@ class Inputs:
 
     def __init__(self, problem: Problem, cache_bytes: int = 0, threads: int = 1) -> None:
         self.problem, self.threads = problem, threads
-        wanted = min(math.ceil(2 * cache_bytes / problem.nbytes), MOST_BYTES // problem.nbytes, MOST_ARRAYS)
-        self.count = max(2, wanted)
+        wanted = min(math.ceil(2 * cache_bytes / problem.nbytes), MAX_BYTES // problem.nbytes, MAX_ARRAYS)
         self._converted: dict[str, Any] = {}
         rng = np.random.default_rng(20240229)
         shape, classes = problem.shape, problem.shape[AXIS]
-        lead = shape[:AXIS] + shape[AXIS + 1 :]
+        batch_shape = shape[:AXIS] + shape[AXIS + 1 :]
         draw = np.float64 if problem.dtype == "float64" else np.float32
         self.logits: list[Values] = []
         self.labels: list[Values] = []
         self.class_weight = None
-        for _ in range(self.count):
+        for _ in range(max(2, wanted)):
             self.logits.append(_rounded(3 * rng.standard_normal(shape, dtype=draw), problem.dtype))
-            labels = rng.integers(0, classes, lead)
+            labels = rng.integers(0, classes, batch_shape)
             if problem.option == "ignored":
-                labels[rng.random(lead) < IGNORED] = IGNORE_INDEX
+                labels[rng.random(batch_shape) < IGNORED] = IGNORE_INDEX
             elif problem.option == "probability":
                 e = rng.standard_exponential(shape, dtype=draw)
                 labels = _rounded(e / e.sum(axis=AXIS, keepdims=True), problem.dtype)
@@ -106,7 +97,7 @@ class Inputs:
             self.class_weight = _rounded(rng.random(classes, dtype=draw) + 0.5, problem.dtype)
 
     def __len__(self) -> int:
-        return self.count
+        return len(self.logits)
 
     def converted(self, library: str, convert: Callable[[Values], Array]) -> tuple[list[Array], list[Array], Array]:
         """Logits, labels and class weights as one library's arrays; made once for all of its contestants.
@@ -125,13 +116,13 @@ class Inputs:
         labels, weight = self.labels[0], self.class_weight
         labels = labels if labels.dtype == np.int64 else labels.astype(np.float64)
         weight = None if weight is None else weight.astype(np.float64)
-        options = ours(self.problem, weight)
+        options = our_options(self.problem, weight)
         loss, grad = xent_any.cross_entropy_value_and_grad(self.logits[0].astype(np.float64), labels, **options)
         return float(loss), np.asarray(grad)
 
 
-def ours(problem: Problem, class_weight: Array) -> dict[str, Any]:
-    """The options of our functions."""
+def our_options(problem: Problem, class_weight: Array) -> dict[str, Any]:
+    """The options of `xent_any`'s functions for a problem."""
     options: dict[str, Any] = {"axis": AXIS}
     if problem.option == "smoothing":
         options["label_smoothing"] = SMOOTHING
@@ -141,7 +132,7 @@ def ours(problem: Problem, class_weight: Array) -> dict[str, Any]:
 
 
 def disagreement(inputs: Inputs, loss: Array, gradient: Array | None) -> str | None:
-    """Why this is not the answer to the first of the inputs; None where it is, loosely."""
+    """Why a loss, or a loss and a gradient, is not the answer to the first of the inputs; None where it is, loosely."""
     true_loss, true_gradient = inputs.truth
     dtype = inputs.problem.dtype
     found, tolerance = _values(loss), TOLERANCE[dtype]
@@ -152,11 +143,11 @@ def disagreement(inputs: Inputs, loss: Array, gradient: Array | None) -> str | N
     values = _values(gradient)
     if values.shape != true_gradient.shape:
         return f"the gradient's shape is {values.shape}, not {true_gradient.shape}"
-    apart = np.abs(values - true_gradient)
+    errors = np.abs(values - true_gradient)
     if dtype == "float16":
-        apart = np.maximum(apart - SMALLEST_HALF, 0)
+        errors = np.maximum(errors - SMALLEST_HALF, 0)
     for size, what in ((np.sum, "sum"), (np.max, "largest")):
-        error, scale = float(size(apart)), float(size(np.abs(true_gradient)))
+        error, scale = float(size(errors)), float(size(np.abs(true_gradient)))
         if not error <= tolerance * scale:
             return f"the gradient is wrong: {what} of its errors {error:.3g}, of its values {scale:.3g}"
     return None
@@ -180,7 +171,7 @@ def _mlx_float32() -> Any:
 
 
 def _rounded(values: Values, dtype: str) -> Values:
-    """Of that dtype; for bfloat16, which NumPy lacks, the nearest numbers that it has, in float32."""
+    """Values rounded to a dtype; for bfloat16, which NumPy lacks, the nearest numbers of bfloat16 in float32."""
     if dtype != "bfloat16":
         return values.astype(dtype, copy=False)
     bits = values.view(np.uint32)

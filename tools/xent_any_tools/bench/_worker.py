@@ -1,6 +1,6 @@
 """One process: one problem, with so many threads, and nothing left from another.
 
-``python -m xent_any_conformance.bench._worker JOB``, where JOB is JSON; its result is the last line of its output.
+``python -m xent_any_tools.bench._worker JOB``, where JOB is JSON; its result is the last line of its output.
 """
 
 import gc
@@ -10,7 +10,8 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from .. import _machine
+from xent_any_conformance import _machine
+
 from . import _clock, _memory
 from ._answers import prepared
 from ._clock import Call
@@ -22,7 +23,12 @@ GPU_CACHE_BYTES = 1 << 26
 
 
 def measured(
-    problem: Problem, contestants: Sequence[Contestant], *, seconds: float, threads: int, tell: Callable[[str], None]
+    problem: Problem,
+    contestants: Sequence[Contestant],
+    *,
+    seconds: float,
+    threads: int,
+    progress: Callable[[str], None],
 ) -> list[dict[str, Any]]:
     """Check what each contestant answers, then time those that are right.
 
@@ -34,8 +40,8 @@ def measured(
         The time that each may use, for all its repeats.
     threads : int
         How many the process has.
-    tell : callable
-        Told the key of each contestant as it is prepared, the slowest part where it compiles.
+    progress : callable
+        Called with the key of each contestant as it is prepared, the slowest part where it compiles.
 
     Returns
     -------
@@ -48,12 +54,12 @@ def measured(
     pending = Pending()
     rows, calls = [], {}
     for contestant in contestants:
-        tell(contestant.key)
+        progress(contestant.key)
         row, call = prepared(contestant, inputs)
         rows.append(row)
         if call is not None:
             calls[contestant.key] = pending.keeping(call, contestant.wait) if on_gpu else call
-    tell("timing")
+    progress("timing")
     gc.collect()
     is_enabled = gc.isenabled()
     gc.disable()  # as timeit does
@@ -82,7 +88,7 @@ class Pending:
         return kept
 
     def finish(self) -> None:
-        """Wait."""
+        """Wait for the last result."""
         if self._wait is not None:
             self._wait(self._result)
         elif self._result is not None:
@@ -91,7 +97,7 @@ class Pending:
 
 
 def main(job: dict[str, Any]) -> dict[str, Any]:
-    """What `run` asks for."""
+    """The answer to a job, which `_run.timing_job` describes."""
     threads = int(job["threads"])
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, _machine.cpus()[-threads:])
@@ -104,12 +110,12 @@ def main(job: dict[str, Any]) -> dict[str, Any]:
     if job["memory"]:
         (contestant,) = contestants
         return {"results": [_memory.measured(contestant, problem, threads)], "missing": missing}
-    rows = measured(problem, contestants, seconds=job["seconds"], threads=threads, tell=_tell)
+    rows = measured(problem, contestants, seconds=job["seconds"], threads=threads, progress=_report)
     gpu = sys.modules["torch"].cuda.get_device_name() if problem.device != "cpu" and "torch" in sys.modules else None
     return {"results": rows, "missing": missing, "gpu": gpu}
 
 
-def _tell(what: str) -> None:
+def _report(what: str) -> None:
     sys.stderr.write(f"\0{what}\n")
     sys.stderr.flush()
 

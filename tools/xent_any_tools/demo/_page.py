@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from matplotlib.figure import Figure
 
-from .. import _html
+from xent_any_conformance import _html
 
 STYLE = "th:nth-child(-n+3), td:nth-child(-n+3) { text-align: left; }"
 

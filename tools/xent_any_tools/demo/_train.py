@@ -12,8 +12,7 @@ import numpy as np
 from sklearn.datasets import load_digits
 
 import xent_any
-
-from ..cli import device_text
+from xent_any_conformance._machine import device_text
 
 Values: TypeAlias = np.ndarray[Any, np.dtype[Any]]
 
@@ -105,7 +104,7 @@ def load_problem() -> Problem:
     count = len(images) * 4 // 5 // BATCHES * BATCHES  # batches of one shape: JAX compiles for each
     x, y = np.array_split(images[:count], BATCHES), np.array_split(labels[:count], BATCHES)
     # The Hessian of a row's loss with respect to its logits is at most 1/2.
-    curvature = max(float(np.linalg.norm(_with_one(batch), 2)) ** 2 / (2 * len(batch)) for batch in x)
+    curvature = max(float(np.linalg.norm(_with_ones(batch), 2)) ** 2 / (2 * len(batch)) for batch in x)
     weights = rng.normal(0, 0.1, (CLASSES, images.shape[1])).astype(np.float32).astype(np.float64)
     return Problem(
         list(zip(x, y, strict=True)),
@@ -117,11 +116,11 @@ def load_problem() -> Problem:
     )
 
 
-def lack(backend: xent_any.Backend, dtype: str, device: Any) -> str | None:
+def obstacle(backend: xent_any.Backend, dtype: str, device: Any) -> str | None:
     """Why `backend` cannot train in `dtype` on `device`; None where it can."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # it is found out below, and said, what the warning would say
+            warnings.simplefilter("ignore")  # the dtype that is made is compared below
             made = backend.to_numpy(backend.asarray([1.0], dtype, device)).dtype
     except Exception as error:  # noqa: BLE001  (each framework raises its own)
         return f"{type(error).__name__}: {error}".splitlines()[0]
@@ -166,18 +165,18 @@ def rounding_bound(problem: Problem, epochs: int) -> Values:
 
     The loss is convex and the step at most 2 / L, so that a step never takes two parameters further apart than they
     are. The rounding errors of the steps therefore add and are not amplified: after them the parameters of a backend
-    are at most ``apart``, the sum of the errors of all steps so far, from those of exact arithmetic, and its loss
+    are at most ``distance``, the sum of the errors of all steps so far, from those of exact arithmetic, and its loss
     at most the norm of the gradient times that, plus the error in computing the loss. Two backends may differ
     by twice as much. The error of a step follows from the lengths of its sums, whatever the order they are summed in
     (n terms: at most n roundings of the sum of their magnitudes), and from the (8 + d) roundings that `xent_any`
     promises of each loss and gradient.
     """
     theta = np.column_stack([problem.weights, problem.bias])
-    apart = 0.0
+    distance = 0.0
     bound = []
     for _ in range(epochs):
         for images, labels in problem.batches:
-            x, n = _with_one(images), len(images)
+            x, n = _with_ones(images), len(images)
             logits = x @ theta.T
             p = np.exp(logits - np.max(logits, axis=1, keepdims=True))
             p /= np.sum(p, axis=1, keepdims=True)
@@ -188,26 +187,26 @@ def rounding_bound(problem: Problem, epochs: int) -> Values:
             logits_error = x.shape[1] * (np.abs(x) @ np.abs(theta).T)
             loss_error = np.sum(np.linalg.norm(g, axis=1) * np.linalg.norm(logits_error, axis=1))
             loss_error += np.mean((promised + n) * loss)
-            bound.append(2 * (np.linalg.norm(gradient) * apart + loss_error))
+            bound.append(2 * (np.linalg.norm(gradient) * distance + loss_error))
             # softmax takes logits at most half as far apart as they are
             g_error = np.linalg.norm(logits_error) / (2 * n) + np.linalg.norm(promised[:, None] * g)
             gradient_error = np.linalg.norm(x, 2) * g_error + n * np.linalg.norm(np.abs(g).T @ np.abs(x))
             theta = theta - problem.step * gradient  # the step is a power of two: only the difference is rounded
-            apart += float(problem.step * gradient_error + np.linalg.norm(theta))
+            distance += float(problem.step * gradient_error + np.linalg.norm(theta))
     return np.asarray(bound)
 
 
 def difference(run: Run, reference: Run, bound: Values) -> Difference:
     """How far the losses of `run` are from those of `reference`, both in one dtype; `bound` is `rounding_bound`'s."""
-    apart = np.abs(run.losses.astype(np.float64) - reference.losses)
+    absolute = np.abs(run.losses.astype(np.float64) - reference.losses)
     unit_roundoff = float(np.finfo(run.dtype).eps) / 2
     return Difference(
-        float(np.max(apart / np.spacing(reference.losses))),
-        float(np.max(apart / reference.losses)),
-        float(np.max(apart / (unit_roundoff * bound))),
+        float(np.max(absolute / np.spacing(reference.losses))),
+        float(np.max(absolute / reference.losses)),
+        float(np.max(absolute / (unit_roundoff * bound))),
     )
 
 
-def _with_one(images: Values) -> Values:
-    """With a last column of ones, whose weight is the bias."""
+def _with_ones(images: Values) -> Values:
+    """Images with a last column of ones, whose weight is the bias."""
     return np.column_stack([images, np.ones(len(images))])

@@ -3,9 +3,23 @@
 from collections.abc import Sequence
 from html import escape
 
-from .. import _html
+from xent_any_conformance import _html
+
 from . import _figures
-from ._summary import LEGEND, Case, Record, about, cases, duration, kinds, ratio, reasons, spread, title, wrong
+from ._summary import (
+    LEGEND,
+    Case,
+    Record,
+    cases,
+    duration,
+    failures,
+    interquartile,
+    kinds,
+    not_timed_by_reason,
+    provenance,
+    ratio,
+    title,
+)
 
 STYLE = """
 body { max-width: 1240px; } svg { width: 100%; height: auto; }
@@ -19,36 +33,37 @@ td.kind { font-weight: 600; padding-top: .8rem; }
 
 def html(record: Record) -> str:
     """The page."""
-    found = cases(record)
-    plain = [case for case in found if not case.record["growth"]]
+    every = cases(record)
+    plain = [case for case in every if not case.record["growth"]]
     usual = [case for case in plain if (case.problem.dtype, case.problem.option) == ("float32", "index")]
     others = [case for case in plain if case not in usual]
-    wrongs = wrong(record)
     parts = [
         "<h1>Cross-entropy against what memory allows</h1>",
         f"<p>{escape(LEGEND)}</p>",
-        *(_html.verdict(text, False) for text in wrongs),
-        _html.facts(about(record)),
+        *(_html.verdict(text, False) for text in failures(record)),
+        _html.facts(provenance(record)),
     ]
     for threads in dict.fromkeys(case.threads for case in usual):
-        those = [case for case in usual if case.threads == threads]
-        parts += _section(f"Time, {_threads(those[0])}", _figures.against_limit(those, lambda case: case.problem.name))
+        selected = [case for case in usual if case.threads == threads]
+        parts += _section(
+            f"Time, {_threads(selected[0])}", _figures.against_limit(selected, lambda case: case.problem.name)
+        )
     parts += _section(
         "Peak extra memory",
         _figures.memory(usual[-1:] and [c for c in usual if c.threads == usual[-1].threads], lambda c: c.problem.name),
     )
     for threads in dict.fromkeys(case.threads for case in others):
-        those = [case for case in others if case.threads == threads]
-        figure = _figures.against_limit(those, lambda c: f"{c.problem.name}\n{c.problem.dtype}, {c.problem.option}")
-        parts += _section(f"Other dtypes and labels, {_threads(those[0])}", figure)
-    parts += _section("As it grows", _figures.growth([case for case in found if case.record["growth"]]))
+        selected = [case for case in others if case.threads == threads]
+        figure = _figures.against_limit(selected, lambda c: f"{c.problem.name}\n{c.problem.dtype}, {c.problem.option}")
+        parts += _section(f"Other dtypes and labels, {_threads(selected[0])}", figure)
+    parts += _section("As it grows", _figures.growth([case for case in every if case.record["growth"]]))
     parts.append("<h2>All figures</h2>")
     parts += [
-        f"<details><summary>{escape(case.title)}</summary>{_table(case)}</details>" for case in found if case.timed
+        f"<details><summary>{escape(case.title)}</summary>{_table(case)}</details>" for case in every if case.timed
     ]
-    left_out = [f"<li>{escape(why)} ({escape(', '.join(names))})</li>" for why, names in reasons(record)]
-    if left_out:
-        parts.append(f"<h2>Not timed</h2><ul>{''.join(left_out)}</ul>")
+    not_timed = [f"<li>{escape(why)} ({escape(', '.join(names))})</li>" for why, names in not_timed_by_reason(record)]
+    if not_timed:
+        parts.append(f"<h2>Not timed</h2><ul>{''.join(not_timed)}</ul>")
     return _html.document("xent_any: cross-entropy against what memory allows", parts, STYLE)
 
 
@@ -72,7 +87,7 @@ def _table(case: Case) -> str:
                     f'<td class="{mark}">{escape(title(row))}</td>',
                     escape(row["group"]),
                     duration(row["median"]),
-                    spread(row),
+                    interquartile(row),
                     *(ratio(value) for value in (line.of_limit, line.of_ours, line.peak)),
                 ]
             )

@@ -1,9 +1,10 @@
-"""What a record's numbers mean beside each other."""
+"""Comparison of a record's numbers: ratios, failures, and where they were measured."""
 
 from collections.abc import Iterable
 from typing import Any, NamedTuple, TypeAlias
 
-from ._problems import OPTIONS, Problem
+from ._choices import OPTIONS
+from ._problems import Problem
 from .contestants import BACKWARD, COMPUTES, GRADIENT, LOSS
 
 Record: TypeAlias = dict[str, Any]
@@ -19,7 +20,7 @@ LEGEND = (
 
 
 class Line(NamedTuple):
-    """A contestant's figures in one case, in seconds; None for what there is not."""
+    """A contestant's ratios in one case; None where there is nothing to compare with."""
 
     row: Row
     of_limit: float | None
@@ -64,7 +65,7 @@ class Case:
         return next(found, None)
 
     def lines(self, computes: str) -> list[Line]:
-        """Of all that were timed, the limits first, then by group and time."""
+        """The contestants of one kind that were timed, the limits first, then by group and time."""
         limit = self.limits().get(computes)
         rows = [row for row in self.timed if row["computes"] == computes]
         groups = list(dict.fromkeys(row["group"] for row in rows))
@@ -79,46 +80,47 @@ class Case:
             for row in rows
         ]
 
-    def not_timed(self) -> list[tuple[Row, str]]:
-        """What was not, and why."""
-        return [(row, row["reason"]) for row in self.results if row["status"] != "timed"]
+    def not_timed(self) -> list[Row]:
+        """The rows of the contestants that were not timed, each with its ``reason``."""
+        return [row for row in self.results if row["status"] != "timed"]
 
 
 def cases(record: Record) -> list[Case]:
-    """Those of a record."""
+    """The cases of a record."""
     return [Case(case) for case in record["cases"]]
 
 
-def wrong(record: Record) -> list[str]:
-    """What should not be in a record: wrong answers, failures, processes that ended."""
+def failures(record: Record) -> list[str]:
+    """Wrong answers, errors and processes that ended: nothing of the kind should be in a record."""
     found = [f"{case.title}: {case.record['failed']}" for case in cases(record) if "failed" in case.record]
     for case in cases(record):
         found += [
             f"{case.title}: {row['key']}: {row['status']}: {row['reason']}"
-            for row, _ in case.not_timed()
+            for row in case.not_timed()
             if row["status"] != "not there" and not _is_imprecise(case, row)
         ]
     return found
 
 
 def _is_imprecise(case: Case, row: Row) -> bool:
-    """Whether it is a peer that in half precision, as it is computed there, goes astray: a finding, and no mistake."""
+    """Whether a peer gave a wrong answer in half precision: a finding, and no failure of the run."""
     return row["status"] == "wrong" and not row["ours"] and "16" in case.problem.dtype
 
 
-def reasons(record: Record) -> list[tuple[str, list[str]]]:
+def not_timed_by_reason(record: Record) -> list[tuple[str, list[str]]]:
     """Why contestants were left out, and of which problems."""
     found: dict[str, dict[str, None]] = {}
     for case in cases(record):
-        for row, why in case.not_timed():
+        problem = f"{case.problem.name} {case.problem.dtype} {case.problem.option}"
+        for row in case.not_timed():
             if not row["limit"] and (row["status"] == "not there" or _is_imprecise(case, row)):
-                text = f"{row['library']}: {why}" if row["status"] == "not there" else f"{title(row)}: {why}"
-                found.setdefault(text, {})[f"{case.problem.name} {case.problem.dtype} {case.problem.option}"] = None
+                name = row["library"] if row["status"] == "not there" else title(row)
+                found.setdefault(f"{name}: {row['reason']}", {})[problem] = None
     return [(why, list(names)) for why, names in found.items()]
 
 
-def about(record: Record) -> list[tuple[str, str]]:
-    """Where, when and with what."""
+def provenance(record: Record) -> list[tuple[str, str]]:
+    """Where, when and with what versions a record was made."""
     machine = record["machine"]
     memory = f", {machine['memory_bytes'] / 2**30:.0f} GiB of memory" if machine["memory_bytes"] else ""
     return [
@@ -142,23 +144,23 @@ def about(record: Record) -> list[tuple[str, str]]:
 
 
 def duration(seconds: float) -> str:
-    """With three digits and a unit."""
+    """A time with three digits and a unit."""
     value, unit = (seconds * 1e6, "µs") if seconds < 1e-3 else (seconds * 1e3, "ms")
     return f"{_digits(value, 3)} {unit}"
 
 
-def spread(row: Row) -> str:
-    """Half the distance of the quartiles, in percent of the median."""
+def interquartile(row: Row) -> str:
+    """Half the interquartile range, in percent of the median."""
     return f"±{50 * (row['q3'] - row['q1']) / row['median']:.0f} %"
 
 
 def title(row: Row) -> str:
-    """Whose function."""
+    """The library and its function."""
     return f"{'xent_any' if row['ours'] else row['library']} {row['name']}"
 
 
 def ratio(value: float | None) -> str:
-    """With two digits; a dash for none."""
+    """A ratio with two or three digits; a dash for None."""
     return "-" if value is None else _digits(value, 2 if value < 1 else 3)
 
 
@@ -167,7 +169,7 @@ def _digits(value: float, count: int) -> str:
     return f"{value:.{max(0, count - whole)}f}"
 
 
-def kinds(lines: Iterable[Case]) -> list[str]:
-    """Those kinds of contestants that were timed."""
-    timed = {row["computes"] for case in lines for row in case.timed}
+def kinds(selected: Iterable[Case]) -> list[str]:
+    """The kinds of contestants that were timed in some cases."""
+    timed = {row["computes"] for case in selected for row in case.timed}
     return [kind for kind in COMPUTES if kind in timed]

@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from .._svg import TEXT, finish, svg
+from xent_any_conformance._svg import TEXT, finish, svg
+
 from ._summary import Case, Line, kinds, title
 from .contestants import LOSS
 
@@ -115,24 +116,24 @@ def growth(cases: Sequence[Case]) -> str | None:
     figure = Figure(figsize=(11.2, 4.2 * len(shown)), layout="constrained")
     grid = figure.subplots(len(shown), 2, squeeze=False, sharey="row")
     for line_of_axes, kind in zip(grid, shown, strict=True):
-        for axes, (axis, those) in zip(line_of_axes, axes_of.items(), strict=True):
-            rows = {row["key"]: row for case in those for row in case.timed if row["computes"] == kind}
+        for axes, (axis, selected) in zip(line_of_axes, axes_of.items(), strict=True):
+            rows = {row["key"]: row for case in selected for row in case.timed if row["computes"] == kind}
             for key, row in rows.items():
                 if row["limit"]:
                     continue
                 points = [
                     (case.problem.shape["NC".index(axis)], 1e3 * r["median"])
-                    for case in those
+                    for case in selected
                     for r in case.timed
                     if r["key"] == key
                 ]
                 mark = {"marker": MARKERS.get(row["group"], "x"), "ms": 4, "color": _colour(row), "lw": 1.2}
                 axes.plot(*zip(*points, strict=True), label=_label(row), **mark)
-            limits = [(case.problem.shape["NC".index(axis)], case.limits().get(kind)) for case in those]
+            limits = [(case.problem.shape["NC".index(axis)], case.limits().get(kind)) for case in selected]
             known = [(size, 1e3 * limit) for size, limit in limits if limit is not None]
             if known:
                 axes.plot(*zip(*known, strict=True), color=TEXT, lw=2, ls="--", label=_limit_text(kind))
-            other = those[0].problem.shape["CN".index(axis)] if those else ""
+            other = selected[0].problem.shape["CN".index(axis)] if selected else ""
             axes.set(xscale="log", yscale="log", xlabel=axis, title=f"{kind}, {'CN'['NC'.index(axis)]} = {other}")
             finish(axes)
         line_of_axes[0].set_ylabel("ms", color=TEXT)
