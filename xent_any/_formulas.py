@@ -65,7 +65,7 @@ class Tuned(NamedTuple):
         """Whether the kernel knows all options that are not the default."""
         return all(
             value is default or name in self.knows or (not hasattr(value, "shape") and value == default)
-            for (name, default), value in zip(Options._field_defaults.items(), options[2:], strict=True)
+            for (name, default), value in zip(options._field_defaults.items(), options[2:], strict=True)
         )
 
 

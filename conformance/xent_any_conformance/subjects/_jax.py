@@ -1,4 +1,4 @@
-"""JAX: with and without 64-bit types, with every function under jit, on a GPU."""
+"""JAX: with and without 64-bit types, with every function under jit, without tuned kernels, on a GPU."""
 
 import functools
 from collections.abc import Hashable
@@ -48,6 +48,8 @@ def load(name: str) -> Subject:
         except RuntimeError as error:
             raise UnusableError(f"JAX {jax.__version__} finds no GPU here: {error}") from error
         return Subject(name, BACKEND, device, deviations={})  # those of the record are XLA's on the CPU
+    if variant == "reference":
+        BACKEND.kernels = {}
     cpu = jax.devices("cpu")[0]
     if variant == "jit":
         deviations = {id_: why for id_, why in BACKEND.deviations.items() if id_ != "relations.bitwise[few-rows]"}
