@@ -74,7 +74,7 @@ def bounds(subject: Subject, task: Task) -> list[Any]:
             return [(u[..., None] + 2 * far * UNIT[dtype]) * np.abs(found) + TINY[dtype]]
         row = reference.read(np, options, rows[:3], shared)
         total, s = row.state.total, row.state.rest
-        losses = reference.loss_from(np, options, row.state, rows[2])
+        losses = reference.loss_from(np, row.state, row.z)
         lse = 0.0 if row.z is None else np.abs(row.z) * (np.abs(m) + np.log1p(s)) * 4
         loss = u * (np.abs(losses) + lse * (np.abs(m) + np.log1p(s))) + TINY[dtype]
         p = np.exp(x - m[..., None]) / (1 + s)[..., None]
