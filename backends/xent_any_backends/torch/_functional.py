@@ -18,8 +18,7 @@ from torch.nn import _reduction
 from torch.overrides import handle_torch_function, has_torch_function
 
 import xent_any
-from xent_any import _check, _rows
-from xent_any._functions import Reduction
+from xent_any import Reduction, _problem, _rows
 from xent_any._linear import LIKE_HIDDEN
 
 from ._backend import IN_NUMPY, is_autocast
@@ -135,7 +134,7 @@ def cross_entropy(
         else:
             total = torch.sum(sample_weight, dtype=torch.promote_types(input.dtype, torch.float32))
             denominator = torch.where(total == 0, 1.0, total)
-    problem = _check.cross_entropy_problem(
+    problem = _problem.cross_entropy_problem(
         _rows.loss,
         {"logits": _wide(input, dtype), "labels": target if soft else _of_rows(input, target)},
         axis=axis,
@@ -205,7 +204,7 @@ def nll_loss(
     name = _reduction_name(size_average, reduce, reduction)
     if not _fits(input, target, weight, soft=False):
         return F.nll_loss(input, target, weight, None, ignore_index, None, name)
-    problem = _check.cross_entropy_problem(
+    problem = _problem.cross_entropy_problem(
         _rows.nll,
         {"log_probs": input, "labels": _of_rows(input, target)},
         axis=_class_axis(input),
@@ -287,7 +286,7 @@ def binary_cross_entropy_with_logits(
         return F.binary_cross_entropy_with_logits(input, target, weight, None, None, name, pos_weight)
     if pos_weight is not None and pos_weight.ndim == 0:
         pos_weight = pos_weight.to(input.device)  # PyTorch takes a number from the CPU anywhere
-    problem = _check.binary_problem(
+    problem = _problem.binary_problem(
         _rows.binary,
         _wide(input, target.dtype),
         target,
@@ -405,7 +404,7 @@ def linear_cross_entropy(
         dtype = _result_dtype(logits, target, weight) if soft else _result_dtype(logits)
         count = linear_weight.shape[0]
         computed = torch.float64 if dtype == torch.float64 else logits.dtype
-        problem = _check.linear_problem(
+        problem = _problem.linear_problem(
             input.to(computed),
             linear_weight.to(computed),
             target if soft else _of_rows(logits, target),
