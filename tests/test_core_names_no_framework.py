@@ -25,7 +25,7 @@ class Refuse:
 sys.meta_path.insert(0, Refuse())
 sys.path.insert(0, {path!r})
 import xent_any
-import xent_any._formulas, xent_any._check, xent_any._backend, xent_any._functions
+import xent_any._formulas, xent_any._arguments, xent_any._problem, xent_any._backend, xent_any._functions
 try:
     xent_any.cross_entropy([1.0], 0)
 except TypeError:

@@ -344,10 +344,8 @@ def test_a_row_of_nan_whose_target_only_sums_to_0():
         q[:, :2] = torch.tensor([1.0, -1.0])
         for target, first in ((q, NAN), (0 * q, 0.0)):
             layers = normal(400, 4, seed=7)
-            none = dict.fromkeys(("bias", "class_weight", "sample_weight", "softcap", "denominator", "recompute"))
-            numbers = {"ignore_index": -100, "label_smoothing": 0.0, "z_loss": 0.0}
-            given = {**none, **numbers, "reduction": "none", "max_bytes": max_bytes, "unrestricted": True}
-            problem = _functional._check.linear_problem(x, layers, target, **given)
+            arguments = _functional.Arguments(reduction="none", unrestricted=True)
+            problem = _functional._problem.linear_problem(x, layers, target, None, arguments, max_bytes, None)
             torch.testing.assert_close(problem.loss()[0].item(), first, equal_nan=True)
 
 

@@ -89,9 +89,7 @@ def class_of(x: Any, m: Any) -> Any:
 def rest_of(x: Any, k: Any, m: Any, e: Any) -> tuple[Any, Any]:
     """Sum e (*batch, C) over the classes but one with the maximum; that class, where it has been looked for."""
     if k is None:
-        if np.count_nonzero(e == 1) == np.count_nonzero(
-            np.isfinite(m)
-        ):  # each row has one
+        if np.count_nonzero(e == 1) == np.count_nonzero(np.isfinite(m)):  # each row has one
             rest = np.floor(e, out=SCRATCH.empty_like(e))
             return None, row_sum(np.subtract(e, rest, out=rest))
         k = class_of(x, m)

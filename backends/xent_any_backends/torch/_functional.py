@@ -18,8 +18,8 @@ from torch.nn import _reduction
 from torch.overrides import handle_torch_function, has_torch_function
 
 import xent_any
-from xent_any import _binary, _check, _formulas
-from xent_any._functions import Reduction
+from xent_any import Reduction, _binary, _formulas, _problem
+from xent_any._arguments import Arguments
 from xent_any._linear import LIKE_HIDDEN
 
 from ._bridge import IN_NUMPY
@@ -136,20 +136,18 @@ def cross_entropy(
         else:
             total = torch.sum(sample_weight, dtype=torch.promote_types(input.dtype, torch.float32))
             denominator = torch.where(total == 0, 1.0, total)
-    problem = _check.cross_entropy_problem(
-        _formulas.loss,
-        {"logits": _wide(input, dtype), "labels": target if soft else _of_rows(input, target)},
-        axis=axis,
+    arguments = Arguments(
         class_weight=weight,
         sample_weight=sample_weight,
         ignore_index=ignore_index,
         label_smoothing=smoothing,
-        z_loss=0.0,
-        softcap=None,
         reduction=name,
         denominator=denominator,
+        axis=axis,
         unrestricted=True,
     )
+    labels = target if soft else _of_rows(input, target)
+    problem = _problem.cross_entropy_problem(_formulas.loss, _wide(input, dtype), labels, arguments)
     loss: Tensor = problem.run()[0]
     if total is not None:
         loss = torch.where(total == 0, math.nan, loss)
@@ -206,20 +204,16 @@ def nll_loss(
     name = _reduction_name(size_average, reduce, reduction)
     if not _fits(input, target, weight, soft=False):
         return F.nll_loss(input, target, weight, None, ignore_index, None, name)
-    problem = _check.cross_entropy_problem(
-        _formulas.nll,
-        {"log_probs": input, "labels": _of_rows(input, target)},
-        axis=_class_axis(input),
+    arguments = Arguments(
         class_weight=weight,
         sample_weight=sample_weight,
         ignore_index=ignore_index,
-        label_smoothing=0.0,
-        z_loss=0.0,
-        softcap=None,
         reduction=name,
-        denominator=None,
+        axis=_class_axis(input),
         unrestricted=True,
     )
+    labels = _of_rows(input, target)
+    problem = _problem.cross_entropy_problem(_formulas.nll, input, labels, arguments, name="log_probs")
     loss: Tensor = problem.run()[0]
     return loss.to(_result_dtype(input))
 
@@ -288,7 +282,7 @@ def binary_cross_entropy_with_logits(
         return F.binary_cross_entropy_with_logits(input, target, weight, None, None, name, pos_weight)
     if pos_weight is not None and pos_weight.ndim == 0:
         pos_weight = pos_weight.to(input.device)  # PyTorch takes a number from the CPU anywhere
-    problem = _check.binary_problem(
+    problem = _problem.binary_problem(
         _binary.binary,
         _wide(input, target.dtype),
         target,
@@ -406,22 +400,26 @@ def linear_cross_entropy(
         dtype = _result_dtype(logits, target, weight) if soft else _result_dtype(logits)
         count = linear_weight.shape[0]
         computed = torch.float64 if dtype == torch.float64 else logits.dtype
-        problem = _check.linear_problem(
-            input.to(computed),
-            linear_weight.to(computed),
-            target if soft else _of_rows(logits, target),
-            bias=None if linear_bias is None else linear_bias.to(computed),
+        if soft and name == "mean" and denominator is None:
+            denominator = _row_count(logits, -1)
+        arguments = Arguments(
             class_weight=weight,
-            sample_weight=None,
             ignore_index=ignored,
             label_smoothing=smoothing or 0.0,
             z_loss=z_loss,
             softcap=softcap,
             reduction=name,
-            denominator=_row_count(logits, -1) if soft and name == "mean" and denominator is None else denominator,
+            denominator=denominator,
+            unrestricted=True,
+        )
+        problem = _problem.linear_problem(
+            input.to(computed),
+            linear_weight.to(computed),
+            target if soft else _of_rows(logits, target),
+            None if linear_bias is None else linear_bias.to(computed),
+            arguments,
             max_bytes=_chunk_bytes(options, input, count) if max_bytes is None else max_bytes,
             recompute=None,
-            unrestricted=True,
         )
         loss = problem.loss()
         return loss.to(dtype)
