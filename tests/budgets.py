@@ -59,7 +59,7 @@ def main() -> int:
     found = counted()
     for name, (count, limit) in found.items():
         over = "  OVER" if limit is not None and count > limit else ""
-        print(f"{count:6d} {'' if limit is None else f'of {limit}':9s} {name}{over}")
+        sys.stdout.write(f"{count:6d} {'' if limit is None else f'of {limit}':9s} {name}{over}\n")
     return int(any(limit is not None and count > limit for count, limit in found.values()))
 
 

@@ -22,7 +22,7 @@ F = torch.nn.functional
 
 import xent_any  # noqa: E402
 import xent_any_backends.torch as ours  # noqa: E402  (it needs torch)
-from xent_any_backends.torch import _functional  # noqa: E402
+from xent_any_backends.torch import _arguments, _functional  # noqa: E402
 
 NAME = "linear_cross_entropy"
 HAS = hasattr(F, NAME)
@@ -138,14 +138,14 @@ def test_options_change_nothing(mode, target):
 @pytest.mark.parametrize("dtype", RTOL, ids=str)
 def test_options_say_how_many_rows(monkeypatch, dtype):
     """Or as much memory, in blocks of classes of more rows."""
-    rows, whole = [], type(_functional.IN_NUMPY.products).memory
+    rows, whole = [], type(_arguments.IN_NUMPY.products).memory
     row = (50 + 4 * 4) * (8 if dtype == torch.float64 else 4)
 
     def memory(self, max_bytes):
         rows.append(whole(self, max_bytes) // row)
         return whole(self, max_bytes)
 
-    monkeypatch.setattr(type(_functional.IN_NUMPY.products), "memory", memory)
+    monkeypatch.setattr(type(_arguments.IN_NUMPY.products), "memory", memory)
     x, weight, y = normal(64, 4, dtype=dtype), normal(50, 4, dtype=dtype), indices(64)
     for mode, most in ((None, None), ({}, None), ({"batch_chunk_size": 10}, 10), ({"batch_chunk_size": 100}, 64)):
         ours.linear_cross_entropy(x, weight, y, options=None if mode is None else chunked(**mode))

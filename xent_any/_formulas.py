@@ -73,7 +73,7 @@ def compute(kernel: "Kernel", xp: Any, options: Options, rows: Arrays, shared: A
     """Run the backend's tuned kernel in the place of a kernel of the reference, or that where there is none."""
     tuned = options.backend.kernels.get(kernel)
     if tuned is not None and tuned.takes(options):
-        results = tuned.kernel(xp, options, rows, shared)
+        results: Arrays | None = tuned.kernel(xp, options, rows, shared)
         if results is not None:
             return results
     return kernel(xp, options, rows, shared)
@@ -178,7 +178,7 @@ def target_of(xp: Any, options: Options, count: int, labels: Array, a: Array, w:
 
 def dense_of(xp: Any, options: Options, target: Target, x: Array) -> Array:
     """Compute Q in full, (*batch, C) or (*batch, 1)."""
-    if target.label is None:
+    if target.label is None or target.at_label is None:
         return target.dense
     classes = options.backend.arange(xp, x, x.shape[-1])
     at_label = xp.where(classes == target.label[..., None], target.at_label[..., None], 0.0)

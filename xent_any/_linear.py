@@ -266,7 +266,8 @@ class LinearTask(Task):
         x = options.backend.products.affine(self.xp, hidden, *part[1:], options.dtype)
         w, _, _, *numbers = self.shared
         shared = None if w is None else w[part[0]], *numbers
-        return options.backend.run(Task(kernel, self.xp, options, (x, *rows), shared, rows[1].shape))
+        results: Arrays = options.backend.run(Task(kernel, self.xp, options, (x, *rows), shared, rows[1].shape))
+        return results
 
     def _labels_here(self, labels: Array, classes: slice, a: Array) -> Array:
         """The labels of a block of classes, whose number stands for another class."""

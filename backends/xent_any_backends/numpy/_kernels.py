@@ -4,13 +4,13 @@ In all of them the one maximum that the formulas leave out is a single class, `k
 handed to the reference; so are caps, blocks of classes, and rows longer than a block.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from xent_any import _formulas
-from xent_any._formulas import Options, Tuned, is_zero
+from xent_any._formulas import Kernel, Options, Tuned, is_zero
 
 from ._memory import BLOCK_BYTES, SCRATCH, positions, row_dot, row_sum
 
@@ -205,7 +205,7 @@ def for_finite_rows(reference: Any, tuned: Any) -> Callable[[Any, Options, Any, 
 
 LOSS = frozenset({"label_smoothing", "z_loss", "axis", "unrestricted"})
 
-KERNELS = {
+KERNELS: Mapping[Kernel, Tuned] = {
     reference: Tuned(for_finite_rows(reference, tuned), knows)
     for reference, tuned, knows in (
         (_formulas.loss, loss, LOSS),

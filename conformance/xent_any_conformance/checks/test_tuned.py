@@ -99,7 +99,12 @@ def cases(subject: Subject, quick: bool, rng: np.random.Generator) -> Iterator[C
             x, labels = numbers(rng, count, classes, scale=4.0), target(rng, kind, (count,), classes)
             x[0, 1], x[1, 0], x[-1, :2] = np.nan, np.inf, x[-1].max() + 1
             x[2 % count] = -np.inf if count > 3 else x[2]
-            row = {"labels": kind, "class_weight": None, "sample_weight": "one is 0", "reduction": "none"}
+            row: dict[str, Any] = {
+                "labels": kind,
+                "class_weight": None,
+                "sample_weight": "one is 0",
+                "reduction": "none",
+            }
             row |= {"label_smoothing": 0.1 * (number % 2), "z_loss": 0.01 * (number % 3)}
             given = options_of(rng, row, labels, (count,), classes)
             yield Case("cross_entropy_value_and_grad", {"logits": x, "labels": labels}, given, subject.precisions[0])
@@ -129,8 +134,8 @@ def test_values(subject: Subject, quick: bool, rng: np.random.Generator) -> None
             limits = [0.0] * len(found)
         for got, true, limit in zip(found, expected, limits, strict=True):
             same(subject.dtype(got), subject.dtype(true), "dtype")
-            limit = np.where(np.isfinite(limit), limit, 0.0)
-            within(subject.numpy(got), subject.numpy(true).astype(float), limit, task.kernel.__name__)
+            bound = np.where(np.isfinite(limit), limit, 0.0)
+            within(subject.numpy(got), subject.numpy(true).astype(float), bound, task.kernel.__name__)
     at_least(len(seen), 2, "number of tuned kernels that have run")
 
 
@@ -142,7 +147,7 @@ def test_values(subject: Subject, quick: bool, rng: np.random.Generator) -> None
 def test_unknown_options(subject: Subject) -> None:
     require_tuned(subject)
     options = reference.Options(None, subject.backend)
-    values = {"label_smoothing": 0.5, "z_loss": 0.5, "softcap": 2.0, "given": ("z_loss",), "classes": 3}
+    values: dict[str, Any] = {"label_smoothing": 0.5, "z_loss": 0.5, "softcap": 2.0, "given": ("z_loss",), "classes": 3}
     values |= {"axis": 0, "unrestricted": True}
     same(set(values), set(reference.Options._field_defaults), "options")
     for kernel, tuned in subject.backend.kernels.items():
