@@ -438,6 +438,8 @@ def check_any_number(name, *args, **kwargs):
     rtol = 8 * max(RTOL[result.dtype], computed(args[0].dtype))
     torch.testing.assert_close(result, exact.to(result.dtype), rtol=rtol, atol=rtol, equal_nan=True)
     for grad, expected in zip(grads, exact_grads, strict=True) if result.ndim or not result.isnan() else ():
+        if name == CE and args[1].dtype == torch.int64:  # PyTorch multiplies 0 by a NaN among the smoothed weights
+            expected = torch.where((args[1] == -100)[:, None], 0.0, expected)  # noqa: PLW2901
         is_finite = expected.isfinite()
         assert torch.equal(grad.isfinite(), is_finite)
         numbers = expected[is_finite].to(grad.dtype)

@@ -271,6 +271,13 @@ def loss_from(xp: Any, state: State, z: Array | None) -> Array:
     return loss + z * lse * lse
 
 
+def labels_of_block(xp: Any, labels: Array, a: Array, start: int, stop: int) -> Array:
+    """Return the labels of a block of classes, whose number stands for another class."""
+    if labels.ndim > a.ndim:
+        return labels[..., start:stop]
+    return xp.where((labels >= start) & (labels < stop), labels - start, stop - start)
+
+
 def loss_of_parts(xp: Any, options: Options, states: Sequence[State], a: Array) -> tuple[Array, State]:
     """Compute the loss of rows (*batch) from the states of blocks of their classes, and the state of all."""
     state, z = merge(xp, options, states), z_of(options, a)

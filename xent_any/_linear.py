@@ -251,7 +251,7 @@ class LinearTask(Task):
             loss, *gradients = self._run(kernel, self.options, hidden, (labels, a), layer[0])
             return loss, gradients
         given = self.options._replace(classes=self.shared[1].shape[0])
-        here = [self._labels_here(labels, classes, a) for classes, _, _ in layer]
+        here = [_formulas.labels_of_block(self.xp, labels, a, classes.start, classes.stop) for classes, _, _ in layer]
         states = [self._run(_formulas.part, given, hidden, (y, a), part) for part, y in zip(layer, here, strict=True)]
         options, _ = with_numbers(self.options, self.shared)
         loss, state = _formulas.loss_of_parts(self.xp, options, [State(*several) for several in states], a)
@@ -268,13 +268,6 @@ class LinearTask(Task):
         shared = None if w is None else w[part[0]], *numbers
         results: Arrays = options.backend.run(Task(kernel, self.xp, options, (x, *rows), shared, rows[1].shape))
         return results
-
-    def _labels_here(self, labels: Array, classes: slice, a: Array) -> Array:
-        """The labels of a block of classes, whose number stands for another class."""
-        if labels.ndim > a.ndim:
-            return labels[:, classes]
-        start, stop = classes.start, classes.stop
-        return self.xp.where((labels >= start) & (labels < stop), labels - start, stop - start)
 
     def _inputs(self, rows: Arrays) -> Array:
         """Return the inputs of a block of rows in the precision computed in."""

@@ -153,12 +153,12 @@ class _InNumPy(_Eager):
         first, *others = ctx.needs_input_grad[1:]
         is_small = task.rows[0].nbytes <= GRADIENT_BYTES
         ctx.has_gradient = is_small and empty.summed and task.kernel is loss and first and not any(others)
-        if ctx.has_gradient:
-            losses, gradient = task.run(loss_and_grad, task.rows)
-            with np.errstate(all="ignore"):
+        with np.errstate(all="ignore"):
+            if ctx.has_gradient:
+                losses, gradient = task.run(loss_and_grad, task.rows)
                 results, residuals = task.reduced((losses,)), (gradient,)
-        else:
-            results, residuals = task.run_with_residuals()
+            else:
+                results, residuals = task.run_with_residuals()
         ctx.save_for_backward(*arrays, *map(from_numpy, residuals))
         ctx.save_for_forward(*arrays)
         ctx.set_materialize_grads(False)
