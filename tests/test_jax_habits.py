@@ -299,9 +299,9 @@ def test_export_of_blocks_of_rows(recompute):
 
 def sharded():
     """Each function and its derivative on two devices, inside of `jax.shard_map`: any array may be replicated."""
-    import xent_any_backends.jax as adapter  # noqa: PLC0415
+    from xent_any_backends.jax import _kernels  # noqa: PLC0415
 
-    adapter.SMALL = 0  # branches, as for many logits
+    _kernels.SMALL = 0  # branches, as for many logits
     mesh = jax.make_mesh((2,), ("d",), axis_types=(jax.sharding.AxisType.Auto,))
     along, whole = jax.sharding.PartitionSpec("d"), jax.sharding.PartitionSpec()
     rows = {"logits", "log_probs", "x", "hidden", "labels", "sample_weight", "tangent", "vector"}
