@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-
 from ..compare import equal, is_finite, same
 from ..plugin import check
 from ..subjects import HALF, Subject

@@ -90,9 +90,14 @@ TINY = {"float32": 2.0**-126, "float64": 2.0**-1022}
 """The smallest normal numbers: a library may compute with less as if it were 0."""
 
 
+FUNCTIONS = "cross_entropy", "cross_entropy_value_and_grad"
+"""Those whose kernels a backend may tune."""
+
+
 def cases(subject: Subject, quick: bool, rng: np.random.Generator) -> Iterator[Case]:
     """Every pair of options on few rows, and shapes that kernels may lay out or cut in ways of their own."""
     yield from problems(subject, quick, rng, COLUMNS)
+    yield from problems(subject, quick, rng, COLUMNS | {"function": FUNCTIONS, "softcap": (None,)})  # few know a cap
     shapes = [(600, 10), (9, 300)] if quick or subject.costly else [(5000, 10), (700, 33), (90, 300), (3, 20000)]
     for number, (count, classes) in enumerate(shapes):
         for kind in ("index", "probabilities"):
@@ -129,8 +134,8 @@ def test_values(subject: Subject, quick: bool, rng: np.random.Generator) -> None
             limits = [0.0] * len(found)
         for got, true, limit in zip(found, expected, limits, strict=True):
             same(subject.dtype(got), subject.dtype(true), "dtype")
-            limit = np.where(np.isfinite(limit), limit, 0.0)
-            within(subject.numpy(got), subject.numpy(true).astype(float), limit, task.kernel.__name__)
+            bound = np.where(np.isfinite(limit), limit, 0.0)
+            within(subject.numpy(got), subject.numpy(true).astype(float), bound, task.kernel.__name__)
     at_least(len(seen), 2, "number of tuned kernels that have run")
 
 
