@@ -284,12 +284,6 @@ formulas_in_full(
     "",
     by="truth.derivatives-of-an-outlier",
 )
-formulas_in_full(
-    "Hessian's vector not measured from its value at the maximum",
-    ORIGIN,
-    "origin = xp.zeros_like(m)",
-    by="truth.derivatives",
-)
 formulas(
     "smoothing's weights missing from the Hessian of an index label",
     "outer = total if row.z is None",
@@ -1108,12 +1102,6 @@ bridge(
     "a = np.left_shift(bits, 16, out=bits).view(np.float32)",
     "a = bits.astype(np.uint16).view(np.float16).astype(np.float32)",
     by="truth.half-precision[bfloat16-index-confident]",
-)
-broken(TORCH, "torch")(
-    "a batch of one row not undone",
-    "return tuple(r.squeeze(0) for r in self.run(replace(task, rows=rows, batch=(1,))))",
-    "return self.run(replace(task, rows=rows, batch=(1,)))",
-    by="contract.axis.one-row",
 )
 
 # The linear layer
