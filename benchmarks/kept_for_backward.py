@@ -24,7 +24,6 @@ import torch
 import xent_any
 import xent_any_backends.jax
 import xent_any_backends.torch
-from xent_any import Backend
 from xent_any_conformance.records import table
 
 N, C = 4096, 10000
@@ -73,7 +72,7 @@ def through_the_formulas(adapter: type) -> Callable[[Any, Any], Any]:
     """Our loss without its derivative attached: autodiff goes through the formulas."""
 
     def loss(x: Any, y: Any) -> Any:
-        with patch.multiple(adapter, run=lambda self, task: task.at_once(), run_total=Backend.run_total):
+        with patch.object(adapter, "run", lambda self, task: task.reference()):
             return xent_any.cross_entropy(x, y)
 
     return loss

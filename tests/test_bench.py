@@ -464,11 +464,12 @@ def test_guard_tells_an_error_from_a_library_that_is_not_there(monkeypatch):
 
 
 def test_guard_counts_what_a_call_does(monkeypatch):
-    from xent_any_backends.numpy import MEMORY, NumPy  # noqa: PLC0415
+    from xent_any_backends.numpy import NumPy  # noqa: PLC0415
+    from xent_any_backends.numpy._memory import SCRATCH  # noqa: PLC0415
 
     def counts():
         """As in a new process on one thread: what a thread keeps is counted, too."""
-        vars(MEMORY).pop("kept", None)
+        vars(SCRATCH).pop("kept", None)
         return guard.SOURCES["numpy"].counts()
 
     monkeypatch.setattr(NumPy, "threads", lambda self: 1)

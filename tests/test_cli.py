@@ -7,7 +7,7 @@ from importlib.metadata import EntryPoint
 import pytest
 
 import xent_any
-from xent_any import _backend
+from xent_any import _registry
 from xent_any_conformance import _machine
 from xent_any_tools import cli
 
@@ -39,10 +39,10 @@ def test_backends_lists_numpy_as_usable(capsys):
 
 def test_backends_says_why_one_is_not_usable(capsys, monkeypatch):
     entries = {
-        "without_device": EntryPoint("without_device", f"{__name__}:WITHOUT_DEVICE", _backend.GROUP),
-        "missing": EntryPoint("missing", "module_that_is_not_there:BACKEND", _backend.GROUP),
+        "without_device": EntryPoint("without_device", f"{__name__}:WITHOUT_DEVICE", _registry.GROUP),
+        "missing": EntryPoint("missing", "module_that_is_not_there:BACKEND", _registry.GROUP),
     }
-    monkeypatch.setattr(_backend, "_ENTRIES", entries)
+    monkeypatch.setattr(_registry, "_ENTRIES", entries)
     assert cli.main(["backends"]) == 0
     output = capsys.readouterr().out
     assert status_of(output, "without_device") == "RuntimeError: no device"
@@ -51,7 +51,7 @@ def test_backends_says_why_one_is_not_usable(capsys, monkeypatch):
 
 @pytest.mark.parametrize("value", ["module_alone", "not a module:BACKEND", "module:class"])
 def test_a_malformed_entry_point_fails_where_it_is_needed(value):
-    load = _backend._importer(EntryPoint("malformed", value, _backend.GROUP))
+    load = _registry._importer(EntryPoint("malformed", value, _registry.GROUP))
     with pytest.raises((AttributeError, ImportError)):
         load()
 

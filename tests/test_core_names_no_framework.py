@@ -25,7 +25,7 @@ class Refuse:
 sys.meta_path.insert(0, Refuse())
 sys.path.insert(0, {path!r})
 import xent_any
-import xent_any._rows, xent_any._check, xent_any._backend, xent_any._functions
+import xent_any._formulas, xent_any._arguments, xent_any._problem, xent_any._backend, xent_any._functions
 try:
     xent_any.cross_entropy([1.0], 0)
 except TypeError:
@@ -73,7 +73,9 @@ def test_the_import_check_can_fail(tmp_path, code):
     for path in CORE.glob("*.py"):
         (core / path.name).write_text(path.read_text(encoding="utf-8"), encoding="utf-8")
     assert imports(core).stdout.strip() == "imported"
-    (core / "_rows.py").write_text((CORE / "_rows.py").read_text(encoding="utf-8") + "\n" + code, encoding="utf-8")
+    (core / "_formulas.py").write_text(
+        (CORE / "_formulas.py").read_text(encoding="utf-8") + "\n" + code, encoding="utf-8"
+    )
     result = imports(core)
     assert result.returncode != 0
     assert "the core imported" in result.stderr

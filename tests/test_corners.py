@@ -10,7 +10,7 @@ import pytest
 from conftest import require, some
 
 import xent_any
-from xent_any import _check, cross_entropy, cross_entropy_jvp, cross_entropy_value_and_grad
+from xent_any import _problem, cross_entropy, cross_entropy_jvp, cross_entropy_value_and_grad
 from xent_any._registry import backend_of
 
 ABSENT = [[0.0, 1.0, -np.inf]]
@@ -310,17 +310,17 @@ def test_a_masked_array_after_a_plain_one():
 
 
 def test_plans_hold_no_arrays_and_are_bounded(monkeypatch):
-    monkeypatch.setattr(_check, "PLANS", {})
+    monkeypatch.setattr(_problem, "PLANS", {})
     x, y, w = np.zeros((2, 3)), np.zeros(2, dtype=int), np.ones(3)
     held = [weakref.ref(a) for a in (x, y, w)]
     loss = cross_entropy(x, y, class_weight=w)
     cross_entropy(x, y, class_weight=w, denominator=np.asarray(2.0))  # an array among the numbers
-    assert len(_check.PLANS) == 1
+    assert len(_problem.PLANS) == 1
     del x, y, w, loss
     assert [ref() for ref in held] == [None] * 3
-    for rows in range(2 * _check.MOST_PLANS):
+    for rows in range(2 * _problem.MOST_PLANS):
         cross_entropy(np.zeros((rows, 3)), np.zeros(rows, dtype=int), reduction="sum")
-    assert 0 < len(_check.PLANS) <= _check.MOST_PLANS
+    assert 0 < len(_problem.PLANS) <= _problem.MOST_PLANS
 
 
 @pytest.mark.parametrize("broken", [np.nan, np.inf, -np.inf])

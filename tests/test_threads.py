@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import xent_any
-from xent_any_backends import numpy as numpy_adapter
+from xent_any_backends.numpy import _threads
 
 COMPUTE = """
 import hashlib
@@ -81,15 +81,15 @@ print("the child's answer:", os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 def test_what_a_thread_raises_is_raised():
     source = """
 import numpy as np
-from xent_any_backends import numpy as adapter
+from xent_any_backends.numpy import _threads
 
-class Piece:
-    places = ()
+class Block:
+    outputs = ()
 
     def compute(self):
         raise KeyError("of a thread")
 
-adapter._in_threads(3, [Piece()] * 9)
+_threads.in_threads(3, [Block()] * 9)
 """
     assert "KeyError: 'of a thread'" in computed("3", source)
 
@@ -98,6 +98,6 @@ def test_cpus_that_cannot_be_chosen(monkeypatch):
     def refuse(*_):
         raise PermissionError
 
-    monkeypatch.setattr(numpy_adapter.os, "sched_setaffinity", refuse, raising=False)
-    with numpy_adapter._pool.__wrapped__(len(numpy_adapter._cpus()) or 1) as pool:
+    monkeypatch.setattr(_threads.os, "sched_setaffinity", refuse, raising=False)
+    with _threads._pool.__wrapped__(len(_threads._cpus()) or 1) as pool:
         assert pool.submit(int).result() == 0

@@ -22,7 +22,7 @@ F = torch.nn.functional
 
 import xent_any  # noqa: E402
 import xent_any_backends.torch as ours  # noqa: E402  (it needs torch)
-from xent_any_backends.torch import _functional  # noqa: E402
+from xent_any_backends.torch import _arguments, _functional  # noqa: E402
 
 NAME = "linear_cross_entropy"
 HAS = hasattr(F, NAME)
@@ -138,14 +138,14 @@ def test_options_change_nothing(mode, target):
 @pytest.mark.parametrize("dtype", RTOL, ids=str)
 def test_options_say_how_many_rows(monkeypatch, dtype):
     """Or as much memory, in blocks of classes of more rows."""
-    rows, whole = [], type(_functional.IN_NUMPY).linear_memory
+    rows, whole = [], type(_arguments.IN_NUMPY.products).memory
     row = (50 + 4 * 4) * (8 if dtype == torch.float64 else 4)
 
-    def linear_memory(self, max_bytes):
+    def memory(self, max_bytes):
         rows.append(whole(self, max_bytes) // row)
         return whole(self, max_bytes)
 
-    monkeypatch.setattr(type(_functional.IN_NUMPY), "linear_memory", linear_memory)
+    monkeypatch.setattr(type(_arguments.IN_NUMPY.products), "memory", memory)
     x, weight, y = normal(64, 4, dtype=dtype), normal(50, 4, dtype=dtype), indices(64)
     for mode, most in ((None, None), ({}, None), ({"batch_chunk_size": 10}, 10), ({"batch_chunk_size": 100}, 64)):
         ours.linear_cross_entropy(x, weight, y, options=None if mode is None else chunked(**mode))
@@ -344,10 +344,8 @@ def test_a_row_of_nan_whose_target_only_sums_to_0():
         q[:, :2] = torch.tensor([1.0, -1.0])
         for target, first in ((q, NAN), (0 * q, 0.0)):
             layers = normal(400, 4, seed=7)
-            none = dict.fromkeys(("bias", "class_weight", "sample_weight", "softcap", "denominator", "recompute"))
-            numbers = {"ignore_index": -100, "label_smoothing": 0.0, "z_loss": 0.0}
-            given = {**none, **numbers, "reduction": "none", "max_bytes": max_bytes, "unrestricted": True}
-            problem = _functional._check.linear_problem(x, layers, target, **given)
+            arguments = _functional.Arguments(reduction="none", unrestricted=True)
+            problem = _functional._problem.linear_problem(x, layers, target, None, arguments, max_bytes, None)
             torch.testing.assert_close(problem.loss()[0].item(), first, equal_nan=True)
 
 

@@ -13,7 +13,7 @@ from conftest import install_example
 from test_conformance import one
 
 import xent_any
-from xent_any import Backend, _backend
+from xent_any import Backend, _registry
 
 ROOT = Path(__file__).parents[1]
 ADAPTER = (ROOT / "examples/toygrad/src/toygrad/xent_any_backend.py").read_text(encoding="utf-8")
@@ -29,13 +29,13 @@ def toygrad(installed, monkeypatch):
     """The framework, with its adapter in place as if it had been installed when xent_any was imported."""
     monkeypatch.setattr(sys, "path", [str(installed), *sys.path])
     adapter = importlib.import_module("toygrad.xent_any_backend").BACKEND
-    monkeypatch.setitem(_backend._IMPORTERS, "toygrad", lambda: adapter)
+    monkeypatch.setitem(_registry._IMPORTERS, "toygrad", lambda: adapter)
     return sys.modules["toygrad"]
 
 
 def without_derivatives(monkeypatch):
     """From here on toygrad differentiates through the formulas."""
-    monkeypatch.setattr(type(_backend._IMPORTERS["toygrad"]()), "run", Backend.run)
+    monkeypatch.setattr(type(_registry._IMPORTERS["toygrad"]()), "run", Backend.run)
 
 
 def test_it_is_certified(tmp_path, installed):

@@ -19,6 +19,7 @@ backends                                what is installed here
 
 from ._backend import Backend as Backend
 from ._backend import RefusedError as RefusedError
+from ._formulas import Tuned as Tuned
 from ._functions import binary_cross_entropy as binary_cross_entropy
 from ._functions import binary_cross_entropy_value_and_grad as binary_cross_entropy_value_and_grad
 from ._functions import cross_entropy as cross_entropy
@@ -54,6 +55,7 @@ __all__ = [
     "Reduction",
     "RefusedError",
     "Task",
+    "Tuned",
     "backends",
     "binary_cross_entropy",
     "binary_cross_entropy_value_and_grad",

@@ -73,7 +73,7 @@ def compute(kernel: "Kernel", xp: Any, options: Options, rows: Arrays, shared: A
     """Run the backend's tuned kernel in the place of a kernel of the reference, or that where there is none."""
     tuned = options.backend.kernels.get(kernel)
     if tuned is not None and tuned.takes(options):
-        results = tuned.kernel(xp, options, rows, shared)
+        results: Arrays | None = tuned.kernel(xp, options, rows, shared)
         if results is not None:
             return results
     return kernel(xp, options, rows, shared)
@@ -178,7 +178,7 @@ def target_of(xp: Any, options: Options, count: int, labels: Array, a: Array, w:
 
 def dense_of(xp: Any, options: Options, target: Target, x: Array) -> Array:
     """Compute Q in full, (*batch, C) or (*batch, 1)."""
-    if target.label is None:
+    if target.label is None or target.at_label is None:
         return target.dense
     classes = options.backend.arange(xp, x, x.shape[-1])
     at_label = xp.where(classes == target.label[..., None], target.at_label[..., None], 0.0)
@@ -250,26 +250,32 @@ def read(xp: Any, options: Options, rows: Arrays, shared: Arrays) -> Row:
     m = known[0] if known else options.backend.max(xp, x)
     if known:
         target = target._replace(total=known[2])
-    if known or options.classes is None:  # a block of classes cannot tell whether its rows are ignored
+    if known or options.classes is None:
         unusable = is_ignored(xp, options, target, z) & ~xp.isfinite(m)
         m = xp.where(unusable, 0.0, xp.where(xp.isfinite(m), m, NAN))
         x = xp.where(unusable[..., None], 0.0, x)
-    m = xp.where(m < INF, m, NAN)
+    else:  # a block of classes cannot tell whether its rows are ignored; -inf says that all of them are absent
+        m = xp.where(m < INF, m, NAN)
     if known:
         return Row(x, slope, curvature, target, State(m, known[1], None, target.total), z)
     state = State(m, rest_of(xp, options, x, m), missed_of(xp, options, target, m, x), target.total)
     return Row(x, slope, curvature, target, state, z)
 
 
-def loss_from(xp: Any, options: Options, state: State, a: Array) -> Array:
-    """Compute the loss of rows (*batch) from the state of all their classes; 0 if they are ignored."""
-    z = z_of(options, a)
+def loss_from(xp: Any, state: State, z: Array | None) -> Array:
+    """Compute the loss of rows (*batch) from the state of all their classes."""
     loss = state.missed + state.total * xp.log1p(state.rest)
-    if z is not None:
-        lse = state.max + xp.log1p(state.rest)
-        loss = loss + z * lse * lse
+    if z is None:
+        return loss
+    lse = state.max + xp.log1p(state.rest)
+    return loss + z * lse * lse
+
+
+def loss_of_parts(xp: Any, options: Options, states: Sequence[State], a: Array) -> tuple[Array, State]:
+    """Compute the loss of rows (*batch) from the states of blocks of their classes, and the state of all."""
+    state, z = merge(xp, options, states), z_of(options, a)
     ignored = (state.total == 0) if z is None else (state.total == 0) & (z == 0)
-    return xp.where(ignored & ~xp.isfinite(state.max), 0.0, loss)
+    return xp.where(ignored & ~xp.isfinite(state.max), 0.0, loss_from(xp, state, z)), state
 
 
 def gradient_of(xp: Any, options: Options, row: Row) -> Array:
@@ -286,20 +292,20 @@ def gradient_of(xp: Any, options: Options, row: Row) -> Array:
 def loss(xp: Any, options: Options, rows: Arrays, shared: Arrays) -> Arrays:
     """Rows ``(logits, labels, a)`` -> loss (*batch)."""
     row = read(xp, options, rows, shared)
-    return (loss_from(xp, options, row.state, rows[2]),)
+    return (loss_from(xp, row.state, row.z),)
 
 
 def loss_and_state(xp: Any, options: Options, rows: Arrays, shared: Arrays) -> Arrays:
     """Rows ``(logits, labels, a)`` -> loss, and what `gradient` need not compute again: the maximum, s and T."""
     row = read(xp, options, rows, shared)
-    return loss_from(xp, options, row.state, rows[2]), row.state.max, row.state.rest, row.state.total
+    return loss_from(xp, row.state, row.z), row.state.max, row.state.rest, row.state.total
 
 
 def loss_and_grad(xp: Any, options: Options, rows: Arrays, shared: Arrays) -> Arrays:
     """Rows ``(logits, labels, a)`` -> loss (*batch), gradient (*batch, C) in the dtype of the logits."""
     row = read(xp, options, rows, shared)
     gradient = row.uncapped(gradient_of(xp, options, row))
-    return loss_from(xp, options, row.state, rows[2]), cast(xp, gradient, rows[0].dtype)
+    return loss_from(xp, row.state, row.z), cast(xp, gradient, rows[0].dtype)
 
 
 def part(xp: Any, options: Options, rows: Arrays, shared: Arrays) -> Arrays:
@@ -315,29 +321,31 @@ def gradient(xp: Any, options: Options, rows: Arrays, shared: Arrays) -> Arrays:
 
 def loss_and_jvp(xp: Any, options: Options, rows: Arrays, shared: Arrays) -> Arrays:
     """Rows ``(logits, labels, a, tangent)`` -> loss (*batch), its directional derivative (*batch)."""
-    logits, labels, a, tangent = rows
+    (logits, labels, a, tangent), (w,) = rows, shared
     first = cast(xp, logits, options.dtype), labels, a
     loss, g = compute(loss_and_grad, xp, options, first, shared)
-    return loss, options.backend.sum(xp, g * direction(xp, options, read(xp, options, first, shared), tangent))
+    ignored = is_ignored(xp, options, target_of(xp, options, logits.shape[-1], labels, a, w), z_of(options, a))
+    return loss, options.backend.sum(xp, g * direction(xp, options, ignored, tangent))
 
 
-def direction(xp: Any, options: Options, row: Row, v: Array) -> Array:
+def direction(xp: Any, options: Options, ignored: Array, v: Array) -> Array:
     """Cast a tangent or vector (*batch, C) to the precision computed in; in ignored rows it may hold anything."""
     v = cast(xp, v, options.dtype)
     usable = xp.abs(v) < 0.25 * float(xp.finfo(options.dtype).max)
-    return xp.where(is_ignored(xp, options, row.target, row.z)[..., None] & ~usable, 0.0, v)
+    return xp.where(ignored[..., None] & ~usable, 0.0, v)
 
 
 def hvp(xp: Any, options: Options, rows: Arrays, shared: Arrays) -> Arrays:
     """Rows ``(logits, labels, a, v)`` -> Hessian times v (*batch, C) in the dtype of the logits."""
     row = read(xp, options, rows[:3], shared)
-    return (cast(xp, hessian_times(xp, options, row, direction(xp, options, row, rows[3])), rows[0].dtype),)
+    v = direction(xp, options, is_ignored(xp, options, row.target, row.z), rows[3])
+    return (cast(xp, hessian_times(xp, options, row, v), rows[0].dtype),)
 
 
 def hessian(xp: Any, options: Options, rows: Arrays, shared: Arrays) -> Arrays:
     """Compute `hvp`, linear in v to the letter: also in ignored rows, where v must be finite."""
-    row = read(xp, options, rows[:3], shared)
-    return (cast(xp, hessian_times(xp, options, row, cast(xp, rows[3], options.dtype)), rows[0].dtype),)
+    row, v = read(xp, options, rows[:3], shared), cast(xp, rows[3], options.dtype)
+    return (cast(xp, hessian_times(xp, options, row, v), rows[0].dtype),)
 
 
 def hessian_times(xp: Any, options: Options, row: Row, v: Array) -> Array:
@@ -347,8 +355,8 @@ def hessian_times(xp: Any, options: Options, row: Row, v: Array) -> Array:
     p = xp.exp(row.x - m[..., None]) / (1 + s)[..., None]
     # Measured from its value at the maximum, then from its mean, twice: neither a confident row, whose mean is nearly
     # that value, nor an outlier at the maximum, far from the mean, loses its digits.
-    share = xp.astype(highest, p.dtype) / sum_of(xp, xp.astype(highest, p.dtype))[..., None]
-    origin = sum_of(xp, share * u)
+    highest, count = xp.astype(highest, p.dtype), sum_of(xp, xp.astype(highest, p.dtype))
+    origin = sum_of(xp, highest / xp.where(count == 0, 1.0, count)[..., None] * u)
     centred = u - origin[..., None]
     mean = sum_of(xp, p * centred)
     centred = centred - mean[..., None]

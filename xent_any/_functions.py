@@ -2,15 +2,13 @@
 
 import functools
 import inspect
-import operator
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from array_api_compat import array_namespace
-
-from . import _binary, _check, _errors, _formulas
-from ._types import Array, ArrayT
-from ._types import Reduction as Reduction  # noqa: PLC0414  (the adapters take it from here)
+from . import _binary, _errors, _formulas
+from ._arguments import Arguments
+from ._problem import binary_problem, cross_entropy_problem, linear_problem, require_log_probabilities, transform
+from ._types import Array, ArrayT, Reduction
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -129,20 +127,10 @@ def cross_entropy(
     >>> float(xent_any.cross_entropy(np.asarray([17, 0, 0, 0], dtype=np.float32), np.asarray(0)))
     1.2419810...e-07
     """
-    arrays = {"logits": logits, "labels": labels}
-    options = (
-        axis,
-        class_weight,
-        sample_weight,
-        ignore_index,
-        label_smoothing,
-        z_loss,
-        softcap,
-        reduction,
-        denominator,
+    options = Arguments(
+        class_weight, sample_weight, ignore_index, label_smoothing, z_loss, softcap, reduction, denominator, axis
     )
-    problem = _check.cross_entropy_problem(_formulas.loss, arrays, *options)
-    loss: ArrayT = problem.run()[0]
+    loss: ArrayT = cross_entropy_problem(_formulas.loss, logits, labels, options).run()[0]
     return loss
 
 
@@ -194,19 +182,10 @@ def cross_entropy_value_and_grad(
     >>> grad
     array([[ 0.25,  0.25, -0.75,  0.25]])
     """
-    arrays = {"logits": logits, "labels": labels}
-    options = (
-        axis,
-        class_weight,
-        sample_weight,
-        ignore_index,
-        label_smoothing,
-        z_loss,
-        softcap,
-        reduction,
-        denominator,
+    options = Arguments(
+        class_weight, sample_weight, ignore_index, label_smoothing, z_loss, softcap, reduction, denominator, axis
     )
-    problem = _check.cross_entropy_problem(_formulas.loss_and_grad, arrays, *options)
+    problem = cross_entropy_problem(_formulas.loss_and_grad, logits, labels, options)
     loss, grad = problem.run()
     return loss, problem.restore(grad)
 
@@ -257,19 +236,10 @@ def cross_entropy_jvp(
     >>> float(slope)
     -0.5
     """
-    arrays = {"logits": logits, "labels": labels, "tangent": tangent}
-    options = (
-        axis,
-        class_weight,
-        sample_weight,
-        ignore_index,
-        label_smoothing,
-        z_loss,
-        softcap,
-        reduction,
-        denominator,
+    options = Arguments(
+        class_weight, sample_weight, ignore_index, label_smoothing, z_loss, softcap, reduction, denominator, axis
     )
-    problem = _check.cross_entropy_problem(_formulas.loss_and_jvp, arrays, *options)
+    problem = cross_entropy_problem(_formulas.loss_and_jvp, logits, labels, options, tangent=tangent)
     loss, slope = problem.run()
     return loss, problem.total(slope)
 
@@ -319,19 +289,10 @@ def cross_entropy_hvp(
     >>> xent_any.cross_entropy_hvp(np.zeros((1, 2)), np.asarray([[1.0, 0.0]]), np.asarray([0]))
     array([[ 0.25, -0.25]])
     """
-    arrays = {"logits": logits, "labels": labels, "vector": vector}
-    options = (
-        axis,
-        class_weight,
-        sample_weight,
-        ignore_index,
-        label_smoothing,
-        z_loss,
-        softcap,
-        reduction,
-        denominator,
+    options = Arguments(
+        class_weight, sample_weight, ignore_index, label_smoothing, z_loss, softcap, reduction, denominator, axis
     )
-    problem = _check.cross_entropy_problem(_formulas.hvp, arrays, *options)
+    problem = cross_entropy_problem(_formulas.hvp, logits, labels, options, vector=vector)
     product: ArrayT = problem.restore(problem.run()[0])
     return product
 
@@ -412,19 +373,10 @@ def linear_cross_entropy(
     >>> float(xent_any.linear_cross_entropy(hidden, weight, np.asarray([0])))
     0.40760596...
     """
-    options = (
-        bias,
-        class_weight,
-        sample_weight,
-        ignore_index,
-        label_smoothing,
-        z_loss,
-        softcap,
-        reduction,
-        denominator,
+    options = Arguments(
+        class_weight, sample_weight, ignore_index, label_smoothing, z_loss, softcap, reduction, denominator
     )
-    problem = _check.linear_problem(hidden, weight, labels, *options, max_bytes, recompute)
-    loss: ArrayT = problem.loss()
+    loss: ArrayT = linear_problem(hidden, weight, labels, bias, options, max_bytes, recompute).loss()
     return loss
 
 
@@ -484,19 +436,11 @@ def linear_cross_entropy_value_and_grad(
     array([[-0.5, -1. ],
            [ 0.5,  1. ]])
     """
-    options = (
-        bias,
-        class_weight,
-        sample_weight,
-        ignore_index,
-        label_smoothing,
-        z_loss,
-        softcap,
-        reduction,
-        denominator,
+    options = Arguments(
+        class_weight, sample_weight, ignore_index, label_smoothing, z_loss, softcap, reduction, denominator
     )
-    problem = _check.linear_problem(hidden, weight, labels, *options, max_bytes, recompute)
-    loss, (d_hidden, d_weight, d_bias) = problem.loss_and_gradients()
+    problem = linear_problem(hidden, weight, labels, bias, options, max_bytes, recompute)
+    loss, d_hidden, d_weight, d_bias = problem.loss_and_gradients()
     return loss, (d_hidden, d_weight, d_bias)
 
 
@@ -542,11 +486,12 @@ def nll_loss(
     >>> float(xent_any.nll_loss(log_probs, np.asarray([0])))
     0.40760596...
     """
-    arrays = {"log_probs": log_probs, "labels": labels}
-    options = (axis, class_weight, sample_weight, ignore_index, label_smoothing, 0.0, None, reduction, denominator)
-    problem = _check.cross_entropy_problem(_formulas.nll, arrays, *options)
+    options = Arguments(
+        class_weight, sample_weight, ignore_index, label_smoothing, 0.0, None, reduction, denominator, axis
+    )
+    problem = cross_entropy_problem(_formulas.nll, log_probs, labels, options, name="log_probs")
     loss: ArrayT = problem.run()[0]
-    _check.require_log_probabilities(problem, log_probs, loss)
+    require_log_probabilities(problem, log_probs, loss)
     return loss
 
 
@@ -582,12 +527,9 @@ def logsumexp(x: ArrayT, axis: int = -1, keepdims: bool = False) -> ArrayT:
     >>> float(xent_any.logsumexp(np.asarray([1000.0, 1000.0])))
     1000.69314718...
     """
-    result: ArrayT = _check.transform(_formulas.logsumexp, x, axis, keeps_axis=False)
     if not isinstance(keepdims, bool):
         raise _errors.invalid(TypeError, "keepdims", "True or False", f"got {type(keepdims).__name__}")
-    if keepdims:
-        result = array_namespace(x).expand_dims(result, axis=operator.index(axis))
-    return result
+    return transform(_formulas.logsumexp, x, axis, keepdims)
 
 
 @_public
@@ -618,8 +560,7 @@ def log_softmax(x: ArrayT, axis: int = -1) -> ArrayT:
     >>> xent_any.log_softmax(np.asarray([0.0, 0.0]))
     array([-0.69314718, -0.69314718])
     """
-    result: ArrayT = _check.transform(_formulas.log_softmax, x, axis, keeps_axis=True)
-    return result
+    return transform(_formulas.log_softmax, x, axis)
 
 
 @_public
@@ -650,8 +591,7 @@ def softmax(x: ArrayT, axis: int = -1) -> ArrayT:
     >>> xent_any.softmax(np.asarray([0.0, 0.0, -np.inf]))
     array([0.5, 0.5, 0. ])
     """
-    result: ArrayT = _check.transform(_formulas.softmax, x, axis, keeps_axis=True)
-    return result
+    return transform(_formulas.softmax, x, axis)
 
 
 @_public
@@ -705,8 +645,8 @@ def binary_cross_entropy(
     >>> float(xent_any.binary_cross_entropy(np.asarray([-10.0]), np.asarray([0.0])))
     4.5398899...e-05
     """
-    problem = _check.binary_problem(_binary.binary, logits, labels, pos_weight, sample_weight, reduction, denominator)
-    loss: ArrayT = problem.run()[0]
+    options = (pos_weight, sample_weight, reduction, denominator)
+    loss: ArrayT = binary_problem(_binary.binary, logits, labels, *options).run()[0]
     return loss
 
 
@@ -750,8 +690,6 @@ def binary_cross_entropy_value_and_grad(
     >>> grad
     array([ 0.25, -0.25])
     """
-    problem = _check.binary_problem(
-        _binary.binary_and_grad, logits, labels, pos_weight, sample_weight, reduction, denominator
-    )
-    loss, grad = problem.run()
+    options = (pos_weight, sample_weight, reduction, denominator)
+    loss, grad = binary_problem(_binary.binary_and_grad, logits, labels, *options).run()
     return loss, grad

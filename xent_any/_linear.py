@@ -157,6 +157,12 @@ class LinearTask(Task):
     reference = at_once
 
     @property
+    def may_cut_classes(self) -> bool:
+        """Whether blocks may have some of the classes, and can tell whether a row is ignored: by its T alone."""
+        has_signs = self.options.unrestricted and (self.shared[0] is not None or len(self.rows[1].shape) > 1)
+        return not has_signs and self.options.backend.products.may_cut_classes(*self.arrays)
+
+    @property
     def block(self) -> tuple[int, int]:
         """So many rows, of so many classes, are computed at a time: as few blocks as may be, of equal size.
 
@@ -168,14 +174,13 @@ class LinearTask(Task):
         classes, inputs = self.shared[1].shape
         bits = int(self.xp.finfo(self.options.dtype).bits)
         numbers = 8 * products.memory(self.max_bytes) // bits
-        may_cut = products.may_cut_classes(*self.arrays)
         each, other = products.temporaries(classes * bits // 8, False), LIKE_HIDDEN * inputs
         if not isinstance(classes * inputs, int):  # sizes that are known when the program is run
             return self.batch[0], classes
         rows = numbers // (each * classes + other)
         if not isinstance(count, int):
             return max(1, rows), classes
-        if rows >= min(count, FEW) or not may_cut:
+        if rows >= min(count, FEW) or not self.may_cut_classes:
             return _even(count, max(1, rows)), classes
         each = products.temporaries(classes * bits // 8, len(self.rows[1].shape) > 1)
         few = math.isqrt(8 * classes)  # so many at a time, what `merged` takes of all of their blocks fits as well
@@ -233,7 +238,7 @@ class LinearTask(Task):
         weight = products.widened(xp, weight, dtype)
         bias = None if bias is None else products.loaded(xp, bias, dtype)
         count = weight.shape[0]
-        size = self.block[1] if products.may_cut_classes(*self.arrays) else count
+        size = self.block[1] if self.may_cut_classes else count
         if count <= size:
             return [(slice(None), weight, bias)]
         blocks = [slice(start, min(start + size, count)) for start in range(0, count, size)]
@@ -249,9 +254,9 @@ class LinearTask(Task):
         here = [self._labels_here(labels, classes, a) for classes, _, _ in layer]
         states = [self._run(_formulas.part, given, hidden, (y, a), part) for part, y in zip(layer, here, strict=True)]
         options, _ = with_numbers(self.options, self.shared)
-        state = _formulas.merge(self.xp, options, [State(*several) for several in states])
+        loss, state = _formulas.loss_of_parts(self.xp, options, [State(*several) for several in states], a)
         known = a, state.max, state.rest, state.total
-        return _formulas.loss_from(self.xp, options, state, a), (
+        return loss, (
             self._run(_formulas.gradient, given, hidden, (y, *known), part)[0]
             for part, y in zip(layer, here, strict=True)
         )
@@ -261,7 +266,8 @@ class LinearTask(Task):
         x = options.backend.products.affine(self.xp, hidden, *part[1:], options.dtype)
         w, _, _, *numbers = self.shared
         shared = None if w is None else w[part[0]], *numbers
-        return options.backend.run(Task(kernel, self.xp, options, (x, *rows), shared, rows[1].shape))
+        results: Arrays = options.backend.run(Task(kernel, self.xp, options, (x, *rows), shared, rows[1].shape))
+        return results
 
     def _labels_here(self, labels: Array, classes: slice, a: Array) -> Array:
         """The labels of a block of classes, whose number stands for another class."""

@@ -88,7 +88,8 @@ class Task:
 
     def run(self, kernel: Kernel, rows: Arrays) -> Arrays:
         """Have the backend run another kernel, with the same options, on other rows."""
-        return self.options.backend.run(Task(kernel, self.xp, self.options, rows, self.shared, self.batch))
+        results: Arrays = self.options.backend.run(Task(kernel, self.xp, self.options, rows, self.shared, self.batch))
+        return results
 
     @property
     def arrays(self) -> Arrays:
@@ -192,10 +193,10 @@ class Task:
             for result, dtype in zip(RESULTS[self.kernel], self.dtypes(), strict=True)
         )
         blocks = []
-        for block in _slices(self.batch, max(1, block_bytes // self.row_bytes())):
-            rows = tuple(None if a is None else a[(*block, ...)] for a in self.rows)
+        for part in _slices(self.batch, max(1, block_bytes // self.row_bytes())):
+            rows = tuple(None if a is None else a[(*part, ...)] for a in self.rows)
             task = replace(self, rows=rows, summed=False)
-            blocks.append(Block(task, tuple(output[(*block, ...)] for output in outputs)))
+            blocks.append(Block(task, tuple(output[(*part, ...)] for output in outputs)))
         if compute is not None:
             compute(blocks)
         else:

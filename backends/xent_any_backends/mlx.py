@@ -53,17 +53,17 @@ class MLX(Backend):
     def run(self, task: Task) -> tuple[Any, ...]:
         if not task.has_derivative:
             return task.at_once()
-        return tuple(_with_derivative(task.emptied())(*task.arrays))
+        return tuple(_with_derivative(task.without_arrays())(*task.arrays))
 
 
 def _with_derivative(empty: Task) -> Any:
     """A task as a function of its arrays: the analytic derivative in the first, MLX's own in the others."""
-    function: Any = mx.custom_function(lambda *arrays: empty.filled(arrays).at_once())
+    function: Any = mx.custom_function(lambda *arrays: empty.with_arrays(arrays).at_once())
 
     @function.vjp  # type: ignore[untyped-decorator]
     def vjp(arrays: Any, cotangents: Any, _: Any) -> Any:
         arrays = _several(arrays)
-        task, found = empty.filled(arrays), list(arrays)
+        task, found = empty.with_arrays(arrays), list(arrays)
         found[0] = task.vjp(cotangents)
         others = [i for i, a in enumerate(arrays) if i and a is not None and mx.issubdtype(a.dtype, mx.floating)]
         if others:
@@ -75,7 +75,7 @@ def _with_derivative(empty: Task) -> Any:
     @function.jvp  # type: ignore[untyped-decorator]
     def jvp(arrays: Any, tangents: Any) -> Any:
         arrays, tangents = _several(arrays), _several(tangents)
-        task = empty.filled(arrays)
+        task = empty.with_arrays(arrays)
         terms: list[Any] = [] if tangents[0] is None else [task.jvp(tangents[0])[1]]
         others = [i for i, t in enumerate(tangents) if i and t is not None]
         if others:

@@ -218,7 +218,7 @@ def measure(request: pytest.FixtureRequest) -> Callable[[str, str, Any, float], 
                 {
                     "quantity": quantity,
                     "dtype": dtype,
-                    "worst": float(np.max(ulps)),
+                    "worst": float(np.max(ulps, initial=0.0)),
                     "share": float(share),
                     "counts": counts.tolist(),
                 },

@@ -2,7 +2,7 @@
 
 The promise is a relative error of ``(8 + d) u``: u is the unit roundoff, d the largest distance ``|x_j - max|`` that
 contributes noticeably, which is read as: whose exponential is at least u times the sum of those of all classes but the
-maximum. A result below the smallest normal number may be off by two subnormal spacings, if that is more.
+maximum. It ends where exponentials are subnormal, or flushed to 0, and has no digits left to promise: see `allowed`.
 
 Options round more often than the plain formula, and each allows for what it adds: a class weight 3 (it multiplies the
 label and enters the sum of the weights), smoothing 3 (``1 - e``, its product, the share), z-loss 2, a sample weight 1.
@@ -29,19 +29,21 @@ LOWEST = {"float16": -24, "bfloat16": -133, "float32": -149, "float64": -1074}
 """Binary digits of a dtype, and the exponent of its smallest subnormal number."""
 LARGEST = {"float16": 16, "bfloat16": 128, "float32": 128, "float64": 1024}
 """The exponent of the first power of two that overflows."""
+FAINT = {"float32": -100, "float64": -1000}
+"""The exponent of the share of its scale below which a result is promised with an absolute error only."""
 
 
 class Expected(NamedTuple):
-    """True values ``(high + low) 2**exponent``, to 106 bits, and the error allowed in units of ``2**exponent``."""
+    """True values ``(high + low) 2**exponent``, to 106 bits, and the error allowed in units of ``2**exponent``.
+
+    Of the faint ones, only an absolute error is promised, and no digits.
+    """
 
     high: Any
     low: Any
     exponent: Any
     bound: Any
-
-    def is_normal(self, dtype: str) -> Any:
-        """Whether a true value is 0 or not below the smallest normal number of the dtype."""
-        return (self.high == 0) | (self.exponent > LOWEST[dtype] + DIGITS[dtype] - 1)
+    faint: Any = False
 
 
 class Options(NamedTuple):
@@ -75,6 +77,34 @@ def errors(values: Any, true: Expected, dtype: str) -> tuple[Any, Any]:
     unbounded = ~np.isfinite(true.high + true.low) | ~(true.bound < np.inf)  # of these nothing can be said
     ulps, shares = (np.where(overflows & ~unbounded, 0.0, a) for a in (ulps, shares))
     return ulps, np.where(unbounded, np.inf, shares)
+
+
+def allowed(value: Any, relative: Any, scale: Any, dtype: str) -> tuple[Any, bool]:
+    """The error allowed of one result, and whether the result is faint.
+
+    Every bound of this module is made here. Below ``2**FAINT`` of its scale, a result need only be right to the
+    smallest normal number times the scale; below the smallest normal number, to that number. What is 0 because classes
+    are not there has no exponential to lose: it may be off by two subnormal spacings.
+
+    Parameters
+    ----------
+    value : mpf
+        The true result.
+    relative : mpf
+        The error that ``(8 + d) u`` allows.
+    scale : mpf
+        What the result's exponentials are multiplied by, and added up over: ``C a T`` for a loss and its gradient.
+    dtype : {"float32", "float64"}
+        That computed in.
+    """
+    if value == relative == 0:
+        return MP.ldexp(2, LOWEST[dtype]), False
+    normal = MP.ldexp(1, LOWEST[dtype] + DIGITS[dtype] - 1)
+    absolute = max(
+        normal * scale if abs(value) < MP.ldexp(scale, FAINT[dtype]) else MP.zero,
+        normal if abs(value) < normal else MP.zero,
+    )
+    return max(relative, absolute), absolute > 0
 
 
 class Row(NamedTuple):
@@ -147,7 +177,8 @@ def row(x: Any, q: Any, direction: Any, dtype: str, options: Options, *, soft: b
     slope_bound = MP.fsum(b * abs(v) for b, v in zip(grad_bound, t, strict=True))
     slope_bound += (1 + 2 * MP.log(len(x), 2)) * u * slope_sizes
     # Without softcap: differences check it there. p enters twice, and both centrings add the roundings of a sum.
-    few = len(x) <= 64
+    count = len(x)
+    few = count <= 64
     centred = [MP.fsum(b * (v - w) for b, w in zip(p, t, strict=True)) for v in t if few]  # v - mean cancels
     mean = MP.fsum(a * v for a, v in zip(p, t, strict=True))
     mean_size = MP.fsum(a * abs(v) for a, v in zip(p, t, strict=True))
@@ -162,11 +193,13 @@ def row(x: Any, q: Any, direction: Any, dtype: str, options: Options, *, soft: b
         for a, v, d in zip(p, t, near, strict=True)
         if few
     ]
+    # A slope of the cap is of exponentials, too: it does not make the scale smaller.
+    spread = curve * (max(t) - min(t)) + scale * 2 * z * max(map(abs, t))
     return Row(
-        _number(loss, loss_bound, dtype),
-        _expected(grad, grad_bound, dtype),
-        _number(slope, slope_bound, dtype),
-        _expected(product, product_bound, dtype),
+        _number(loss, loss_bound, count * curve, dtype),
+        _expected(grad, grad_bound, count * curve, dtype),
+        _number(slope, slope_bound, count * curve * MP.fsum(map(abs, t)), dtype),
+        _expected(product, product_bound, count * spread, dtype),
     )
 
 
@@ -178,9 +211,11 @@ def binary(z: float, y: float, positive: float, dtype: str) -> tuple[Expected, E
     loss = no * MP.log1p(MP.exp(logit)) + yes * MP.log1p(MP.exp(-logit))
     present, absent = no / (1 + MP.exp(-logit)), yes / (1 + MP.exp(logit))
     step = (8 + abs(logit)) * u
-    # A weight that lifts a subnormal number lifts its error.
-    lift = max(weight, 1)
-    return _number(loss, step * loss, dtype, lift), _number(present - absent, step * (present + absent), dtype, lift)
+    scale = 2 * (no + yes)
+    return (
+        _number(loss, step * loss, scale, dtype),
+        _number(present - absent, step * (present + absent), scale, dtype),
+    )
 
 
 def parts(x: Any, dtype: str) -> tuple[Expected, Expected, Expected]:
@@ -196,17 +231,19 @@ def parts(x: Any, dtype: str) -> tuple[Expected, Expected, Expected]:
     logs = [-(d + log1p) for d in distance]
     p = [t / (1 + rest) for t in exps]
     return (
-        _number(values[top] + log1p, step * u * (abs(values[top]) + log1p), dtype),
-        _expected(logs, [step * u * -v for v in logs], dtype),
-        _expected(p, [(step + d) * u * v for v, d in zip(p, distance, strict=True)], dtype),
+        _number(values[top] + log1p, step * u * (abs(values[top]) + log1p), MP.mpf(len(p)), dtype),
+        _expected(logs, [step * u * -v for v in logs], MP.mpf(len(p)), dtype),
+        _expected(p, [(step + d) * u * v for v, d in zip(p, distance, strict=True)], MP.one, dtype),
     )
 
 
 def rounded_to(true: Expected, dtype: str) -> Expected:
     """The same truth where the result is rounded once more, to half precision."""
-    with np.errstate(over="ignore"):
-        half = np.exp2(np.maximum(-DIGITS[dtype] - 1, LOWEST[dtype] - 1 - true.exponent).astype(float))
-        return true._replace(bound=true.bound + half * (1 + true.bound))
+    exponent = np.maximum(true.exponent, LOWEST[dtype] - 1000)  # its spacing, too, has to be below what overflows
+    high, low, bound = (np.ldexp(a, true.exponent - exponent) for a in (true.high, true.low, true.bound))
+    spacing = np.exp2((LOWEST[dtype] - exponent).astype(float))
+    bound = bound + np.maximum(spacing / 2, 2.0 ** (-DIGITS[dtype] - 1) * (1 + bound))
+    return Expected(high, low, exponent, bound, true.faint)
 
 
 def _capped(x: list[Any], softcap: float | None, u: Any) -> tuple[list[Any], list[Any], list[Any]]:
@@ -219,13 +256,13 @@ def _capped(x: list[Any], softcap: float | None, u: Any) -> tuple[list[Any], lis
     return capped, slopes, [MP.zero if MP.isinf(v) else 6 * u * abs(v) for v in capped]
 
 
-def _number(value: Any, bound: Any, dtype: str, lift: Any = 1) -> Expected:
-    return Expected(*(a[0] for a in _expected([value], [bound], dtype, lift)))
+def _number(value: Any, relative: Any, scale: Any, dtype: str) -> Expected:
+    return Expected(*(a[0] for a in _expected([value], [relative], scale, dtype)))
 
 
-def _expected(values: Sequence[Any], bounds: Sequence[Any], dtype: str, lift: Any = 1) -> Expected:
-    normal, spacing = MP.ldexp(1, LOWEST[dtype] + DIGITS[dtype] - 1), MP.ldexp(1, LOWEST[dtype])
-    bounds = [max(b, 2 * lift * spacing) if abs(v) < normal else b for v, b in zip(values, bounds, strict=True)]
+def _expected(values: Sequence[Any], relative: Sequence[Any], scale: Any, dtype: str) -> Expected:
+    promised = [allowed(v, b, scale, dtype) for v, b in zip(values, relative, strict=True)]
+    bounds = [bound for bound, _ in promised]
     # Of a value that cancels, too, its error has to be below what overflows.
     exponents = [
         max(MP.frexp(v)[1] if v else SMALLEST, SMALLEST, MP.frexp(b)[1] - 1000 if b else SMALLEST)
@@ -234,4 +271,5 @@ def _expected(values: Sequence[Any], bounds: Sequence[Any], dtype: str, lift: An
     high = [float(MP.ldexp(v, -e)) for v, e in zip(values, exponents, strict=True)]
     low = [float(MP.ldexp(v, -e) - h) for v, h, e in zip(values, high, exponents, strict=True)]
     bound = [float(MP.ldexp(b, -e)) for b, e in zip(bounds, exponents, strict=True)]
-    return Expected(np.asarray(high), np.asarray(low), np.asarray(exponents, dtype=int), np.asarray(bound))
+    faint = np.asarray([is_faint for _, is_faint in promised], dtype=bool)
+    return Expected(np.asarray(high), np.asarray(low), np.asarray(exponents, dtype=int), np.asarray(bound), faint)

@@ -5,6 +5,7 @@ classes are at `options.axis`, where they are in the logits as given. What a few
 """
 
 import operator
+from collections.abc import Mapping
 from typing import Any
 
 import jax.numpy as jnp
@@ -12,7 +13,7 @@ import numpy as np
 from jax import lax
 
 from xent_any import _formulas
-from xent_any._formulas import Options, Tuned, cast, is_ignored, missed_of, target_of, z_of
+from xent_any._formulas import Kernel, Options, Tuned, cast, is_ignored, missed_of, target_of, z_of
 
 PIECES = 32
 """At most so many classes are computed one by one; more are cut into so many pieces, which are added as vectors.
@@ -193,7 +194,7 @@ def _total(x: Any, axis: int) -> Any:
 
 _KNOWN = frozenset({"label_smoothing", "z_loss", "axis", "unrestricted"})
 
-KERNELS = {
+KERNELS: Mapping[Kernel, Tuned] = {
     _formulas.loss: Tuned(loss, _KNOWN),
     _formulas.loss_and_grad: Tuned(loss_and_grad, _KNOWN),
 }

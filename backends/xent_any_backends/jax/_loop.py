@@ -25,8 +25,8 @@ def compiled(task: Any, dtypes: Any, count: int, rows: Any, shared: Any) -> Any:
     flat = [None if a is None else a.reshape(total, *a.shape[len(batch) :]) for a in rows]
 
     def block(start: Any) -> Any:
-        cut = [None if a is None else lax.dynamic_slice_in_dim(_packed(a), start, count).view(a.dtype) for a in flat]
-        return [_packed(part) for part in compute(task.kernel, jnp, options, cut, shared)]
+        cut = (None if a is None else lax.dynamic_slice_in_dim(_packed(a), start, count).view(a.dtype) for a in flat)
+        return [_packed(part) for part in compute(task.kernel, jnp, options, tuple(cut), shared)]
 
     def step(i: Any, results: Any) -> Any:
         start = jnp.minimum(i * count, total - count)

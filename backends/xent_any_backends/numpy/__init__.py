@@ -114,7 +114,7 @@ def _share(dtype: Any, shape: tuple[int, ...], parts: float) -> Any:
     return np.broadcast_to(np.asarray(1.0 / parts, dtype=dtype), shape)
 
 
-def plain(task: Task) -> Task:
+def plain(task: Any) -> Any:
     """Return the same task of arrays that are not of a class of its own."""
     if PLAIN.issuperset(map(type, task.rows)) and PLAIN.issuperset(map(type, task.shared)):
         return task

@@ -4,13 +4,13 @@ In all of them the one maximum that the formulas leave out is a single class, `k
 handed to the reference; so are caps, blocks of classes, and rows longer than a block.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from xent_any import _formulas
-from xent_any._formulas import Options, Tuned, is_zero
+from xent_any._formulas import Kernel, Options, Tuned, is_zero
 
 from ._memory import BLOCK_BYTES, SCRATCH, positions, row_dot, row_sum
 
@@ -89,7 +89,7 @@ def class_of(x: Any, m: Any) -> Any:
 def rest_of(x: Any, k: Any, m: Any, e: Any) -> tuple[Any, Any]:
     """Sum e (*batch, C) over the classes but one with the maximum; that class, where it has been looked for."""
     if k is None:
-        if np.count_nonzero(e == 1) == np.count_nonzero(np.isfinite(m)):  # one of each row: a finite one has one or more
+        if np.count_nonzero(e == 1) == np.count_nonzero(np.isfinite(m)):  # each row has one
             rest = np.floor(e, out=SCRATCH.empty_like(e))
             return None, row_sum(np.subtract(e, rest, out=rest))
         k = class_of(x, m)
@@ -205,7 +205,7 @@ def for_finite_rows(reference: Any, tuned: Any) -> Callable[[Any, Options, Any, 
 
 LOSS = frozenset({"label_smoothing", "z_loss", "axis", "unrestricted"})
 
-KERNELS = {
+KERNELS: Mapping[Kernel, Tuned] = {
     reference: Tuned(for_finite_rows(reference, tuned), knows)
     for reference, tuned, knows in (
         (_formulas.loss, loss, LOSS),

@@ -13,13 +13,13 @@ from ._backend import BACKEND as BACKEND
 from ._functional import binary_cross_entropy_with_logits as binary_cross_entropy_with_logits
 from ._functional import cross_entropy as cross_entropy
 from ._functional import linear_cross_entropy as linear_cross_entropy
-from ._functional import log_softmax as log_softmax
 from ._functional import nll_loss as nll_loss
-from ._functional import softmax as softmax
 from ._modules import BCEWithLogitsLoss as BCEWithLogitsLoss
 from ._modules import CrossEntropyLoss as CrossEntropyLoss
 from ._modules import LinearCrossEntropyLoss as LinearCrossEntropyLoss
 from ._modules import NLLLoss as NLLLoss
+from ._softmax import log_softmax as log_softmax
+from ._softmax import softmax as softmax
 
 __all__ = [
     "BACKEND",

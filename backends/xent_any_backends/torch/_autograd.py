@@ -166,7 +166,7 @@ class _InNumPy(_Eager):
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Any) -> Any:
-        first, *others = cotangents
+        first, *_ = cotangents
         needed, saved = ctx.needs_input_grad, ctx.saved_tensors
         arrays, residuals = saved[: len(needed) - 1], saved[len(needed) - 1 :]
         is_first = needed[1] and not any(needed[2:]) and ctx.empty.kernel is loss and first is not None

@@ -5,49 +5,38 @@ not fit together are handed to PyTorch's own function, which says what is wrong 
 them is nothing that the core computes: no classes, the softmax of a number, nested tensors, complex binary targets.
 """
 
-import functools
 import math
-from collections.abc import Callable, Sequence
-from numbers import Real
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812  (the name that everybody knows it by)
 from torch import Tensor
 from torch.nn import _reduction
-from torch.overrides import handle_torch_function, has_torch_function
 
-import xent_any
-from xent_any import _binary, _check, _formulas
-from xent_any._functions import Reduction
-from xent_any._linear import LIKE_HIDDEN
+from xent_any import _binary, _formulas, _problem
+from xent_any._arguments import Arguments
 
-from ._bridge import IN_NUMPY
-from ._tensors import is_autocast
-
-_HALF = (torch.float16, torch.bfloat16)
-_FLOATING = (*_HALF, torch.float32, torch.float64)
-_REDUCTIONS: Sequence[Reduction] = ("none", "mean", "sum")  # each at PyTorch's number for it
-_softmax_dim: Callable[[str, int, int], int] = F._get_softmax_dim  # type: ignore[attr-defined]  # not in its stubs
-
-
-_Function = TypeVar("_Function", bound=Callable[..., Tensor])
-
-
-def _overridable(function: _Function) -> _Function:
-    """Hand over to arguments that define ``__torch_function__``, as PyTorch's functions do: subclasses, proxies, ..."""
-
-    @functools.wraps(function)
-    def public(*args: Any, **kwargs: Any) -> Any:
-        given = (*args, *kwargs.values())
-        if has_torch_function(given):
-            return handle_torch_function(public, given, *args, **kwargs)
-        return function(*args, **kwargs)
-
-    return public  # type: ignore[return-value]  # of the same signature
+from ._arguments import (
+    FLOATING,
+    REDUCTIONS,
+    are_positions,
+    are_together,
+    can_weigh,
+    chunk_bytes,
+    class_axis,
+    fit_together,
+    linear_shaped,
+    of_rows,
+    overridable,
+    reduction_name,
+    result_dtype,
+    row_count,
+    smoothing_number,
+    wide,
+)
 
 
-@_overridable
+@overridable
 def cross_entropy(
     input: Tensor,  # noqa: A002  (PyTorch's name, as in the functions below)
     target: Tensor,
@@ -121,42 +110,40 @@ def cross_entropy(
     >>> torch.nn.functional.cross_entropy(logits, target).item()
     0.0
     """
-    name = _reduction_name(size_average, reduce, reduction)
+    name = reduction_name(size_average, reduce, reduction)
     soft = isinstance(input, Tensor) and isinstance(target, Tensor) and input.shape == target.shape
-    smoothing = _smoothing(label_smoothing)
-    if not _fits(input, target, weight, soft) or smoothing is None or (soft and ignore_index >= 0):
+    smoothing = smoothing_number(label_smoothing)
+    if not fit_together(input, target, weight, soft) or smoothing is None or (soft and ignore_index >= 0):
         return F.cross_entropy(input, target, weight, None, ignore_index, None, name, label_smoothing)
-    dtype = _result_dtype(input, target, weight) if soft else _result_dtype(input)
-    axis = _class_axis(input)
+    dtype = result_dtype(input, target, weight) if soft else result_dtype(input)
+    axis = class_axis(input)
     denominator: Tensor | float | None = None
     total = None
     if soft and name == "mean":
         if sample_weight is None:
-            denominator = _row_count(input, axis)
+            denominator = row_count(input, axis)
         else:
             total = torch.sum(sample_weight, dtype=torch.promote_types(input.dtype, torch.float32))
             denominator = torch.where(total == 0, 1.0, total)
-    problem = _check.cross_entropy_problem(
-        _formulas.loss,
-        {"logits": _wide(input, dtype), "labels": target if soft else _of_rows(input, target)},
-        axis=axis,
+    arguments = Arguments(
         class_weight=weight,
         sample_weight=sample_weight,
         ignore_index=ignore_index,
         label_smoothing=smoothing,
-        z_loss=0.0,
-        softcap=None,
         reduction=name,
         denominator=denominator,
+        axis=axis,
         unrestricted=True,
     )
+    labels = target if soft else of_rows(input, target)
+    problem = _problem.cross_entropy_problem(_formulas.loss, wide(input, dtype), labels, arguments)
     loss: Tensor = problem.run()[0]
     if total is not None:
         loss = torch.where(total == 0, math.nan, loss)
     return loss.to(dtype)
 
 
-@_overridable
+@overridable
 def nll_loss(
     input: Tensor,  # noqa: A002
     target: Tensor,
@@ -203,28 +190,24 @@ def nll_loss(
     >>> nll_loss(log_softmax(logits, dim=1), torch.tensor([0]))
     tensor(0.4076)
     """
-    name = _reduction_name(size_average, reduce, reduction)
-    if not _fits(input, target, weight, soft=False):
+    name = reduction_name(size_average, reduce, reduction)
+    if not fit_together(input, target, weight, soft=False):
         return F.nll_loss(input, target, weight, None, ignore_index, None, name)
-    problem = _check.cross_entropy_problem(
-        _formulas.nll,
-        {"log_probs": input, "labels": _of_rows(input, target)},
-        axis=_class_axis(input),
+    arguments = Arguments(
         class_weight=weight,
         sample_weight=sample_weight,
         ignore_index=ignore_index,
-        label_smoothing=0.0,
-        z_loss=0.0,
-        softcap=None,
         reduction=name,
-        denominator=None,
+        axis=class_axis(input),
         unrestricted=True,
     )
+    labels = of_rows(input, target)
+    problem = _problem.cross_entropy_problem(_formulas.nll, input, labels, arguments, name="log_probs")
     loss: Tensor = problem.run()[0]
-    return loss.to(_result_dtype(input))
+    return loss.to(result_dtype(input))
 
 
-@_overridable
+@overridable
 def binary_cross_entropy_with_logits(
     input: Tensor,  # noqa: A002
     target: Tensor,
@@ -276,21 +259,21 @@ def binary_cross_entropy_with_logits(
     >>> binary_cross_entropy_with_logits(logits, target, reduction="none")
     tensor([4.5399e-05, 4.8587e-02])
     """
-    name = _reduction_name(size_average, reduce, reduction)
+    name = reduction_name(size_average, reduce, reduction)
     if not (
-        _are_together(input, target)
-        and input.dtype in _FLOATING
-        and target.dtype in _FLOATING
+        are_together(input, target)
+        and input.dtype in FLOATING
+        and target.dtype in FLOATING
         and input.shape == target.shape
-        and _can_weigh(weight, input)
-        and _can_weigh(pos_weight, input)
+        and can_weigh(weight, input)
+        and can_weigh(pos_weight, input)
     ):
         return F.binary_cross_entropy_with_logits(input, target, weight, None, None, name, pos_weight)
     if pos_weight is not None and pos_weight.ndim == 0:
         pos_weight = pos_weight.to(input.device)  # PyTorch takes a number from the CPU anywhere
-    problem = _check.binary_problem(
+    problem = _problem.binary_problem(
         _binary.binary,
-        _wide(input, target.dtype),
+        wide(input, target.dtype),
         target,
         pos_weight=pos_weight,
         sample_weight=None,
@@ -302,10 +285,10 @@ def binary_cross_entropy_with_logits(
     if weight is not None:
         loss = loss * weight
         loss = loss.mean() if name == "mean" else loss.sum() if name == "sum" else loss
-    return loss.to(_result_dtype(target))
+    return loss.to(result_dtype(target))
 
 
-@_overridable
+@overridable
 def linear_cross_entropy(
     input: Tensor,  # noqa: A002
     linear_weight: Tensor,
@@ -382,7 +365,7 @@ def linear_cross_entropy(
     tensor(0.4076)
     """
     extras: dict[str, Any] = {"z_loss": z_loss, "softcap": softcap, "denominator": denominator, "max_bytes": max_bytes}
-    if _are_positions(input, linear_weight, target):
+    if are_positions(input, linear_weight, target):
         loss: Tensor = linear_cross_entropy(
             input.flatten(0, -2),
             linear_weight,
@@ -397,31 +380,37 @@ def linear_cross_entropy(
         )
         return loss.reshape(input.shape[:-1]) if reduction == "none" else loss
     ignored = -100 if ignore_index is None else ignore_index
-    logits = _linear_shaped(input, linear_weight, linear_bias)
+    logits = linear_shaped(input, linear_weight, linear_bias)
     soft = logits is not None and isinstance(target, Tensor) and logits.shape == target.shape
-    smoothing = _smoothing(label_smoothing)
-    fits = _fits(logits, target, weight, soft) and smoothing is not None and not (soft and ignore_index is not None)
+    smoothing = smoothing_number(label_smoothing)
+    fits = (
+        fit_together(logits, target, weight, soft) and smoothing is not None and not (soft and ignore_index is not None)
+    )
     if fits and linear_weight.ndim == 2:
-        name = _REDUCTIONS[_reduction.get_enum(reduction)]
-        dtype = _result_dtype(logits, target, weight) if soft else _result_dtype(logits)
+        name = REDUCTIONS[_reduction.get_enum(reduction)]
+        dtype = result_dtype(logits, target, weight) if soft else result_dtype(logits)
         count = linear_weight.shape[0]
         computed = torch.float64 if dtype == torch.float64 else logits.dtype
-        problem = _check.linear_problem(
-            input.to(computed),
-            linear_weight.to(computed),
-            target if soft else _of_rows(logits, target),
-            bias=None if linear_bias is None else linear_bias.to(computed),
+        if soft and name == "mean" and denominator is None:
+            denominator = row_count(logits, -1)
+        arguments = Arguments(
             class_weight=weight,
-            sample_weight=None,
             ignore_index=ignored,
             label_smoothing=smoothing or 0.0,
             z_loss=z_loss,
             softcap=softcap,
             reduction=name,
-            denominator=_row_count(logits, -1) if soft and name == "mean" and denominator is None else denominator,
-            max_bytes=_chunk_bytes(options, input, count) if max_bytes is None else max_bytes,
-            recompute=None,
+            denominator=denominator,
             unrestricted=True,
+        )
+        problem = _problem.linear_problem(
+            input.to(computed),
+            linear_weight.to(computed),
+            target if soft else of_rows(logits, target),
+            None if linear_bias is None else linear_bias.to(computed),
+            arguments,
+            max_bytes=chunk_bytes(options, input, count) if max_bytes is None else max_bytes,
+            recompute=None,
         )
         loss = problem.loss()
         return loss.to(dtype)
@@ -451,246 +440,3 @@ def linear_cross_entropy(
     x = F.linear(input, linear_weight.flatten(0, -2), flat)
     x = x.reshape(*input.shape[:-1], *linear_weight.shape[:-1])
     return cross_entropy(x, target, weight, ignore_index=ignored, reduction=reduction, label_smoothing=label_smoothing)
-
-
-@_overridable
-def log_softmax(
-    input: Tensor,  # noqa: A002
-    dim: int | None = None,
-    _stacklevel: int = 3,
-    dtype: torch.dtype | None = None,
-) -> Tensor:
-    """`torch.nn.functional.log_softmax`, computed by `xent_any.log_softmax`.
-
-    Parameters
-    ----------
-    input : Tensor, any shape
-        Logits.
-    dim : int, optional
-        The axis of the classes. To leave it out is deprecated.
-    _stacklevel : int
-        How far up the warning about that points.
-    dtype : torch.dtype, optional
-        What `input` is converted to first.
-
-    Returns
-    -------
-    Tensor
-        Of the shape of `input`, of `dtype`. Without `dtype`, of the dtype of `input`; where PyTorch's autocast says so
-        (not on the CPU), float32 instead of half precision.
-
-    Raises
-    ------
-    IndexError
-        If there is no such axis.
-    TypeError, NotImplementedError
-        Those of PyTorch, for dtypes that are not floating and for other arguments that it does not take.
-
-    Examples
-    --------
-    >>> import torch
-    >>> from xent_any_backends.torch import log_softmax
-    >>> log_softmax(torch.tensor([17.0, 0.0, 0.0, 0.0]), dim=0)[0].item()
-    -1.24198...e-07
-    """
-    return _transform(xent_any.log_softmax, F.log_softmax, input, dim, _stacklevel, dtype)
-
-
-@_overridable
-def softmax(
-    input: Tensor,  # noqa: A002
-    dim: int | None = None,
-    _stacklevel: int = 3,
-    dtype: torch.dtype | None = None,
-) -> Tensor:
-    """`torch.nn.functional.softmax`, computed by `xent_any.softmax`.
-
-    Parameters
-    ----------
-    input, dim, _stacklevel, dtype
-        As in `log_softmax`.
-
-    Returns
-    -------
-    Tensor
-        As `log_softmax`.
-
-    Raises
-    ------
-    IndexError, TypeError, NotImplementedError
-        As `log_softmax`.
-
-    Examples
-    --------
-    >>> import torch
-    >>> from xent_any_backends.torch import softmax
-    >>> softmax(torch.tensor([0.0, 0.0, -torch.inf]), dim=0)
-    tensor([0.5000, 0.5000, 0.0000])
-    """
-    return _transform(xent_any.softmax, F.softmax, input, dim, _stacklevel, dtype)
-
-
-def _reduction_name(size_average: bool | None, reduce: bool | None, reduction: str) -> Reduction:
-    """The reduction that is meant, with PyTorch's warnings about deprecated ways to say it."""
-    if size_average is not None or reduce is not None:
-        reduction = _reduction.legacy_get_string(size_average, reduce)
-    return _REDUCTIONS[_reduction.get_enum(reduction)]
-
-
-def _fits(logits: Any, target: Any, weight: Any, soft: bool) -> bool:
-    """Whether PyTorch has an answer for these, up to what the tensors hold, and classes to compute it from."""
-    if not _are_together(logits, target, *(() if weight is None else (weight,))):
-        return False
-    if logits.dtype not in _FLOATING or logits.ndim == 0:
-        return False
-    count = logits.shape[_class_axis(logits)]
-    if count == 0 or not (weight is None or weight.shape == (count,)):
-        return False
-    if soft:
-        return target.dtype in _FLOATING
-    return (
-        not (target.dtype.is_floating_point or target.dtype.is_complex or target.dtype == torch.bool)
-        and (target.shape == _row_shape(logits) or (logits.ndim == 1 and target.shape == (1,)))
-        and (weight is None or _result_dtype(weight) == _result_dtype(logits))
-    )
-
-
-def _is_dense(x: Any) -> bool:
-    return isinstance(x, Tensor) and x.layout == torch.strided and not x.is_nested
-
-
-def _are_together(*tensors: Any) -> bool:
-    return all(map(_is_dense, tensors)) and len({t.device for t in tensors}) == 1
-
-
-def _linear_shaped(x: Any, weight: Any, bias: Any) -> Any:
-    """What has the shape, dtype and device of a linear layer's logits and holds none; None for what is no layer."""
-    layer = (weight,) if bias is None else (weight, bias)
-    if not (
-        _are_together(x, *layer)
-        and x.ndim in (1, 2)
-        and weight.ndim >= 2
-        and x.shape[-1] == weight.shape[-1]
-        and (x.ndim == 2 or weight.ndim == 2)
-        and (bias is None or bias.shape == weight.shape[:-1])
-    ):
-        return None
-    dtypes = {_autocast_linear(t) for t in (x, *layer)}
-    if len(dtypes) > 1:
-        return None
-    return x.new_empty((), dtype=dtypes.pop()).expand(*x.shape[:-1], *weight.shape[:-1])
-
-
-def _are_positions(x: Any, weight: Any, target: Any) -> bool:
-    """Whether a linear layer's inputs are (..., D), of more than two dimensions, and the target is of each position."""
-    if not (_is_dense(x) and _is_dense(weight) and _is_dense(target)) or x.ndim < 3 or weight.ndim != 2:
-        return False
-    lead = x.shape[:-1]
-    return target.shape in (lead, (*lead, weight.shape[0]))
-
-
-def _chunk_bytes(options: Any, x: Tensor, count: int) -> int | None:
-    """The memory of a block of as many rows as the options of PyTorch ask for; None where they leave that open."""
-    if options is None or (options.batch_chunk_size is None and options.chunking_method == "auto"):
-        return None
-    rows = x.shape[0] if x.ndim == 2 else 1
-    sizes = {"num_batches": rows, "in_features": x.shape[-1], "num_classes": count}
-    rows = int(options._adjust(**sizes, dtype=x.dtype, device=x.device).batch_chunk_size)
-    size = 8 if x.dtype == torch.float64 else 4
-    memory = rows * size * (IN_NUMPY.products.temporaries(count * size, False) * count + LIKE_HIDDEN * x.shape[-1])
-    return (
-        memory if torch.compiler.is_compiling() else IN_NUMPY.products.max_bytes(memory)
-    )  # compiled code is not in NumPy
-
-
-def _can_weigh(weight: Any, logits: Tensor) -> bool:
-    """Whether binary cross-entropy takes this as a weight."""
-    return weight is None or (
-        _is_dense(weight)
-        and not weight.dtype.is_complex
-        and (weight.ndim == 0 or weight.device == logits.device)
-        and weight.ndim <= logits.ndim
-        and all(w in (1, n) for w, n in zip(reversed(weight.shape), reversed(logits.shape), strict=False))
-    )
-
-
-def _class_axis(logits: Tensor) -> int:
-    return min(1, logits.ndim - 1)
-
-
-def _row_shape(logits: Tensor) -> torch.Size:
-    axis = _class_axis(logits)
-    return logits.shape[:axis] + logits.shape[axis + 1 :]
-
-
-def _row_count(logits: Tensor, axis: int) -> Tensor | float | None:
-    """The number of rows, None for 0; a tensor where it is recorded how it comes from the logits."""
-    count: Tensor | torch.SymInt | int = logits.numel() // logits.shape[axis]
-    if isinstance(count, torch.SymInt):
-        count = torch.scalar_tensor(count, dtype=torch.int64, device=logits.device)  # type: ignore[arg-type]
-    return count if isinstance(count, Tensor) else float(count) or None
-
-
-def _of_rows(logits: Tensor, target: Tensor) -> Tensor:
-    """Class indices in the shape of the rows: PyTorch also takes the index of a single row as (1,)."""
-    return target.reshape(_row_shape(logits))
-
-
-def _result_dtype(*tensors: Tensor | None) -> torch.dtype:
-    """What PyTorch computes a loss of these in: what they promote to, each as autocast converts it."""
-    return functools.reduce(torch.promote_types, (_autocast(t) for t in tensors if t is not None))
-
-
-def _autocast(tensor: Tensor) -> torch.dtype:
-    return torch.float32 if tensor.dtype in _HALF and is_autocast(tensor) else tensor.dtype
-
-
-def _autocast_linear(tensor: Tensor) -> torch.dtype:
-    """The dtype in which a linear layer takes it."""
-    if tensor.dtype in (*_HALF, torch.float32) and is_autocast(tensor):
-        return torch.get_autocast_dtype(tensor.device.type)
-    return tensor.dtype
-
-
-def _wide(logits: Tensor, dtype: torch.dtype) -> Tensor:
-    """Logits in the precision of a float64 target: float32 cannot hold its numbers."""
-    return logits.to(dtype) if dtype == torch.float64 else logits
-
-
-def _smoothing(value: Any) -> float | None:
-    """The label smoothing that PyTorch takes this for: 0 unless it is positive; None if it takes it for none."""
-    if isinstance(value, Tensor):
-        if value.ndim > 0 or value.requires_grad or value.is_complex():
-            return None
-    elif not isinstance(value, Real):
-        return None
-    number = float(value)
-    return None if number > 1 else number if number > 0 else 0.0
-
-
-def _transform(
-    ours: Callable[..., Any],
-    theirs: Callable[..., Tensor],
-    x: Any,
-    dim: int | None,
-    stacklevel: int,
-    dtype: torch.dtype | None,
-) -> Tensor:
-    """`ours` along an axis, in the dtype that `theirs` returns."""
-    if dim is None:
-        dim = _softmax_dim(theirs.__name__, x.dim(), stacklevel + 2)  # for this frame and the decorator's
-    if (
-        not _is_dense(x)
-        or (dtype or x.dtype) not in _FLOATING
-        or isinstance(dim, bool)
-        or not hasattr(dim, "__index__")
-        or not -x.ndim <= dim < x.ndim
-        or x.shape[dim] == 0
-    ):
-        return theirs(x, dim, dtype=dtype)
-    if dtype is None:
-        dtype = x.dtype if x.device.type == "cpu" else _autocast(x)  # on the CPU, autocast leaves these two alone
-    if not (ours is xent_any.log_softmax and x.dtype in _HALF and dtype == torch.float32):  # which it returns anyway
-        x = x.to(dtype)
-    result: Tensor = ours(x, axis=dim)
-    return result.to(dtype)

@@ -17,21 +17,18 @@ ACCURACY = "docs/contract.md, Accuracy"
 
 
 def near(
-    measure: Any, name: str, quantity: str, values: Any, true: Expected, dtype: str, *, subnormal: bool | None = False
+    measure: Any, name: str, quantity: str, values: Any, true: Expected, dtype: str, *, faint: bool = False
 ) -> bool:
-    """Compare results below the smallest normal number if `subnormal`, or the others, or with None all.
+    """Compare results with the truth: all, or only the faint ones, whose errors in ULP say nothing.
 
     Returns whether there are any.
     """
     ulps, shares = truth.errors(values, true, dtype)
-    if subnormal is None:
-        counted = np.full(shares.shape, True)
-    else:  # half precision is computed in float32
-        counted = true.is_normal("float64" if dtype == "float64" else "float32") != subnormal
+    counted = true.faint if faint else np.full(shares.shape, True)
     if not counted.any():
         return False
     at = np.unravel_index(np.argmax(np.where(counted, shares, -1)), shares.shape)
-    measure(quantity, dtype, ulps[counted], float(shares[at]))
+    measure(quantity, dtype, ulps[~true.faint & counted], float(shares[at]))
     right = np.ldexp(true.high[at], true.exponent[at])
     what = f"{quantity}: {name}{list(map(int, at))} is {np.asarray(values)[at]!r}, should be {right!r}"
     at_most(shares[at], 1, f"{what}; error / promised error")
@@ -44,7 +41,7 @@ def judge(
     results: dict[str, Any],
     case: cases.Case,
     *,
-    subnormal: bool | None = False,
+    faint: bool = False,
     half: str = "",
 ) -> None:
     """Compare each result with the truth of the same name; record all before the first that is wrong is raised."""
@@ -54,7 +51,7 @@ def judge(
         true = truth.stack([getattr(row, quantity) for row in rows])
         true = truth.rounded_to(true, half) if half else true
         try:
-            found |= near(measure, case.name, quantity, values, true, half or dtype, subnormal=subnormal)
+            found |= near(measure, case.name, quantity, values, true, half or dtype, faint=faint)
         except AssertionError as failure:
             failures.append(str(failure))
     if failures:
@@ -131,7 +128,7 @@ TABLES = [
 
 @check(
     "truth.table",
-    "Loss and gradient of hard rows are within (8 + d) u of the truth; the loss is not negative.",
+    "Loss and gradient of hard rows are within (8 + d) u of the truth, faint ones near it; the loss is not negative.",
     source=ACCURACY,
 )
 @pytest.mark.parametrize(("dtype", "kind", "name"), TABLES)
@@ -146,7 +143,7 @@ SUBNORMAL = {
     "float32": ("confident", "not-the-label", "far-runner-up-0", "far-runner-up-1"),
     "float64": ("confident", "not-the-label"),
 }
-"""The tables with results below the smallest normal number."""
+"""The tables with results of which no digits are promised, because exponentials are subnormal or flushed to 0."""
 
 
 def subnormal_tables(*quick: str) -> list[Any]:
@@ -159,19 +156,24 @@ def subnormal_tables(*quick: str) -> list[Any]:
 
 @check(
     "truth.subnormal",
-    "Results below the smallest normal number are within two subnormal spacings, or (8 + d) u, of the truth.",
+    "Where exponentials are subnormal or 0, results alone are off by C a T 2**-126 (2**-1022) at most, never negative.",
     source=ACCURACY,
 )
 @pytest.mark.parametrize(("dtype", "name"), subnormal_tables("confident", "not-the-label"))
 def test_subnormal(subject: Subject, measure, dtype, name):
     require(subject, dtype)
-    loss, grad = solve_table(subject, dtype, "index", name)
-    judge(measure, dtype, {"loss": loss, "grad": grad}, cases.plain(dtype, "index")[name], subnormal=True)
+    for kind in ("index", "one-hot"):
+        case = cases.plain(dtype, kind)[name]
+        # Without rows that have digits: nothing in the call is computed for them.
+        case = case._replace(x=case.x[[bool(row.loss.faint | row.grad.faint.any()) for row in cases.rows(case)]])
+        loss, grad = solve(subject, case)
+        at_least(loss, 0)
+        judge(measure, dtype, {"loss": loss, "grad": grad}, case, faint=True)
 
 
 @check(
     "truth.subnormal-scaled",
-    "What is below the smallest normal number before it is scaled keeps its digits where it is not after.",
+    "Scaled by a weight of 2**27, what exponentials that are subnormal or 0 leave out is scaled, and no more is lost.",
     source=ACCURACY,
 )
 @pytest.mark.parametrize(("dtype", "name"), subnormal_tables())
@@ -179,14 +181,15 @@ def test_subnormal_scaled(subject: Subject, measure, dtype, name):
     require(subject, dtype)
     case = cases.plain(dtype, "index")[name]._replace(options=truth.Options(scale=2.0**27))
     loss, grad = solve(subject, case)
-    judge(measure, dtype, {"loss": loss, "grad": grad}, case, subnormal=None)
+    at_least(loss, 0)
+    judge(measure, dtype, {"loss": loss, "grad": grad}, case)
     if case.x.shape[1] <= 64:
         judge_derivatives(subject, measure, case)
 
 
 @check(
     "truth.subnormal-binary",
-    "Loss and gradient of an event below the smallest normal number are as near to the truth.",
+    "Loss and gradient of an event whose exponential is subnormal or 0 are as near to the truth.",
     source=ACCURACY,
 )
 @pytest.mark.parametrize(("dtype", "edge"), [pytest.param(d, z, id=d) for d, z in (("float32", 88), ("float64", 709))])
@@ -259,7 +262,7 @@ def test_derivatives(subject: Subject, measure, dtype, kind, name):
 
 @check(
     "truth.derivatives-of-far-rows",
-    "The derivatives keep their digits where the maximum is so far ahead that the other exponentials nearly vanish.",
+    "The derivatives keep their digits as the other exponentials get small, and stay near where these vanish.",
     source=ACCURACY,
 )
 @pytest.mark.parametrize("name", ["confident", "not-the-label"])
@@ -268,8 +271,7 @@ def test_derivatives_of_far_rows(subject: Subject, measure, dtype, name):
     require(subject, dtype)
     case = cases.plain(dtype, "index")[name]
     judge_derivatives(subject, measure, case)
-    # Up to where no term of the sum is subnormal, which some libraries flush to 0.
-    judge_derivatives(subject, measure, case._replace(x=case.x[:8], options=truth.Options(z_loss=0.01)))
+    judge_derivatives(subject, measure, case._replace(options=truth.Options(z_loss=0.01)))
 
 
 @pytest.mark.full
@@ -354,12 +356,17 @@ def judge_events(subject: Subject, measure: Any, dtype: str, z: Any, y: float, w
         subject(z, dtype), subject(labels, dtype), reduction="none", **options
     )
     true = [truth.binary(a, b, weight, dtype) for a, b in zip(z, labels, strict=True)]
+    at_least(subject.numpy(loss), 0)
     for k, (quantity, values) in enumerate({"loss": loss, "grad": grad}.items()):
         expected = truth.stack([each[k] for each in true])
-        near(measure, "binary", quantity, subject.numpy(values), expected, dtype, subnormal=None)
+        near(measure, "binary", quantity, subject.numpy(values), expected, dtype)
 
 
-@check("truth.parts", "logsumexp, log_softmax and softmax are within (8 + d) u of the truth.", source=ACCURACY)
+@check(
+    "truth.parts",
+    "logsumexp, log_softmax and softmax are within (8 + d) u of the truth, faint ones near it.",
+    source=ACCURACY,
+)
 @pytest.mark.parametrize("name", rarely(["confident", "far-runner-up-0"], but=("confident",)))
 @pytest.mark.parametrize("dtype", rarely(DTYPES, but=("float32",)))
 def test_parts(subject: Subject, measure, dtype, name):

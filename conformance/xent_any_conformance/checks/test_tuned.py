@@ -74,7 +74,7 @@ def bounds(subject: Subject, task: Task) -> list[Any]:
             return [(u[..., None] + 2 * far * UNIT[dtype]) * np.abs(found) + TINY[dtype]]
         row = reference.read(np, options, rows[:3], shared)
         total, s = row.state.total, row.state.rest
-        losses = reference.loss_from(np, options, row.state, rows[2])
+        losses = reference.loss_from(np, row.state, row.z)
         lse = 0.0 if row.z is None else np.abs(row.z) * (np.abs(m) + np.log1p(s)) * 4
         loss = u * (np.abs(losses) + lse * (np.abs(m) + np.log1p(s))) + TINY[dtype]
         p = np.exp(x - m[..., None]) / (1 + s)[..., None]
@@ -104,7 +104,12 @@ def cases(subject: Subject, quick: bool, rng: np.random.Generator) -> Iterator[C
             x, labels = numbers(rng, count, classes, scale=4.0), target(rng, kind, (count,), classes)
             x[0, 1], x[1, 0], x[-1, :2] = np.nan, np.inf, x[-1].max() + 1
             x[2 % count] = -np.inf if count > 3 else x[2]
-            row = {"labels": kind, "class_weight": None, "sample_weight": "one is 0", "reduction": "none"}
+            row: dict[str, Any] = {
+                "labels": kind,
+                "class_weight": None,
+                "sample_weight": "one is 0",
+                "reduction": "none",
+            }
             row |= {"label_smoothing": 0.1 * (number % 2), "z_loss": 0.01 * (number % 3)}
             given = options_of(rng, row, labels, (count,), classes)
             yield Case("cross_entropy_value_and_grad", {"logits": x, "labels": labels}, given, subject.precisions[0])
@@ -147,7 +152,7 @@ def test_values(subject: Subject, quick: bool, rng: np.random.Generator) -> None
 def test_unknown_options(subject: Subject) -> None:
     require_tuned(subject)
     options = reference.Options(None, subject.backend)
-    values = {"label_smoothing": 0.5, "z_loss": 0.5, "softcap": 2.0, "given": ("z_loss",), "classes": 3}
+    values: dict[str, Any] = {"label_smoothing": 0.5, "z_loss": 0.5, "softcap": 2.0, "given": ("z_loss",), "classes": 3}
     values |= {"axis": 0, "unrestricted": True}
     same(set(values), set(reference.Options._field_defaults), "options")
     for kernel, tuned in subject.backend.kernels.items():

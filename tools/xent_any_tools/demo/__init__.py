@@ -175,12 +175,12 @@ def _sections(
     shown = references["float64"]
     wrong = int(np.sum(shown.predictions != problem.test_labels))
     margin, truth, losses = _figures.confident_losses()
-    normal = truth >= np.finfo(np.float32).tiny  # below it float32 has ever fewer digits
+    promised = truth >= 4 * 2.0**-100  # below it, exponentials may be subnormal
     zeros = [
         f"{name} gives exactly 0 from M = {margin[loss == 0][0]:g} on"
-        if np.any(loss == 0)
-        else f"{name} never gives 0, and its relative error is at most {np.max(np.abs(loss / truth - 1)[normal]):.0e} "
-        f"up to M = {margin[normal][-1]:g}, beyond which float32 itself has fewer digits"
+        if np.any(loss[promised] == 0)
+        else f"the relative error of {name} is at most {np.max(np.abs(loss / truth - 1)[promised]):.0e} up to "
+        f"M = {margin[promised][-1]:g}, where its promise ends"
         for name, loss in losses.items()
     ]
     return [
