@@ -61,7 +61,8 @@ class Arguments(NamedTuple):
     def arrays(self) -> dict[str, Any]:
         """Those that are arrays, or that only an array or None may stand for."""
         weights = {name: getattr(self, name) for name in ("class_weight", "sample_weight", "denominator")}
-        return weights | {name: a for name in OF_KERNELS if is_array(a := getattr(self, name))}
+        numbers = {name: getattr(self, name) for name in OF_KERNELS}
+        return weights | {name: a for name, a in numbers.items() if is_array(a)}
 
 
 class Context(NamedTuple):

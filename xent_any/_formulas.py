@@ -298,7 +298,8 @@ def loss(xp: Any, options: Options, rows: Arrays, shared: Arrays) -> Arrays:
 def loss_and_state(xp: Any, options: Options, rows: Arrays, shared: Arrays) -> Arrays:
     """Rows ``(logits, labels, a)`` -> loss, and what `gradient` need not compute again: the maximum, s and T."""
     row = read(xp, options, rows, shared)
-    return loss_from(xp, row.state, row.z), row.state.max, row.state.rest, row.state.total
+    m = xp.where(is_ignored(xp, options, row.target, row.z), NAN, row.state.max)  # its logits may hold anything
+    return loss_from(xp, row.state, row.z), m, row.state.rest, row.state.total
 
 
 def loss_and_grad(xp: Any, options: Options, rows: Arrays, shared: Arrays) -> Arrays:

@@ -148,7 +148,7 @@ class Task:
         None stands for 0; not all may be None. `residuals` are those of `run_with_residuals`.
         """
         first, *others = cotangents
-        if self.summed and first is not None:
+        if self.summed and first is not None and first.ndim != len(self.batch):
             first = self.xp.broadcast_to(first, self.batch)
         return RULES[self.kernel].vjp(self, (first, *others), residuals)
 

@@ -33,7 +33,7 @@ class JAX(Backend):
     deviations: dict[str, Any] = {}
     if jax.__version_info__ >= (0, 6):  # seen with 0.10, and not with 0.5
         deviations |= dict.fromkeys(
-            ("relations.bitwise[few-rows]", "relations.bitwise[blocks]", "relations.bitwise[hvp]"),
+            ("relations.bitwise[blocks]", "relations.bitwise[hvp]"),
             "XLA fuses products with sums as shapes suggest, on which a row's last bits may depend",
         )
 

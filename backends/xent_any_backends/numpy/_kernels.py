@@ -15,61 +15,74 @@ from xent_any._formulas import Kernel, Options, Tuned, is_zero
 from ._memory import BLOCK_BYTES, SCRATCH, positions, row_dot, row_sum
 
 
-class Forward(NamedTuple):
-    """Rows of logits x, their target ``Q = a dense`` and at the label `at_label` more, and their loss."""
+class Target(NamedTuple):
+    """The target of rows: ``Q = a dense``, and at the label `at_label` more."""
 
-    x: Any  # (*batch, C), as `load` lays it out
     a: Any  # (*batch)
     label: Any  # (*batch), or None
     at_label: Any  # (*batch), or None
     dense: Any  # (*batch, C), (C,) or a number, to be multiplied by a; or None
     total: Any  # (*batch), T
+
+
+class Forward(NamedTuple):
+    """Rows of logits and their softmax."""
+
+    x: Any  # (*batch, C), as `load` lays it out
     k: Any  # (*batch), a class with the maximum; None where nothing has needed it
     m: Any  # (*batch), the maximum
-    e: Any  # (*batch, C), exp(x - m), which may be written to; None where only the loss is asked for
+    e: Any  # (*batch, C), exp(x - m), which may be written to
     s: Any  # (*batch)
-    loss: Any  # (*batch)
 
 
-def forward(options: Options, rows: Any, shared: Any) -> Forward:
-    """Compute the losses of rows ``(logits, labels, a)`` and what their gradient is made of."""
-    (logits, labels, a), (w,) = rows[:3], shared
-    load = options.backend.load
-    x, smoothing, is_dense = load(logits, options.dtype), options.label_smoothing, labels.ndim > a.ndim
-    even = None if is_zero(smoothing) else smoothing / x.shape[-1]
-    # The target
-    label = at_label = dense = None
-    if is_dense:
-        dense = load(labels, options.dtype)
+def target_of(options: Options, labels: Any, a: Any, w: Any, count: int) -> Target:
+    """Compute the target of rows over `count` classes."""
+    smoothing = options.label_smoothing
+    even = None if is_zero(smoothing) else smoothing / count
+    if labels.ndim > a.ndim:
+        dense = options.backend.load(labels, options.dtype)
         if even is not None:
-            dense = np.multiply(dense, 1 - smoothing, out=SCRATCH.empty_like(x))
+            dense = np.multiply(dense, 1 - smoothing, out=SCRATCH.empty_like(dense))
             dense += even
         if w is not None:
-            dense = np.multiply(dense, w, out=SCRATCH.empty_like(x) if even is None else dense)
-        total = a * row_sum(dense)
-    else:
-        label, at_label = labels, a if even is None else a * (1 - smoothing)
-        at_label = at_label if w is None else at_label * w[labels]
-        total = at_label
-        if even is not None:
-            dense = even if w is None else even * w
-            total = at_label + a * (even * x.shape[-1] if w is None else row_sum(dense))
-    # The softmax
+            dense = np.multiply(dense, w, out=SCRATCH.empty_like(dense) if even is None else dense)
+        return Target(a, None, None, dense, a * row_sum(dense))
+    at_label = a if even is None else a * (1 - smoothing)
+    at_label = at_label if w is None else at_label * w[labels]
+    if even is None:
+        return Target(a, labels, at_label, None, at_label)
+    dense = even if w is None else even * w
+    return Target(a, labels, at_label, dense, at_label + a * (even * count if w is None else row_sum(dense)))
+
+
+def forward(xp: Any, options: Options, rows: Any, shared: Any) -> tuple[Forward, Target, Any]:
+    """Compute the softmax, the target and the losses of rows ``(logits, labels, a)``."""
+    (logits, labels, a), (w,) = rows, shared
+    x = options.backend.load(logits, options.dtype)
+    target = target_of(options, labels, a, w, x.shape[-1])
     k, m = maximum(x)
     e, missed = np.subtract(x, m[..., None], out=SCRATCH.output_like(x)), None
-    if dense is not None:
-        missed = -a * (dense * row_sum(e) if np.ndim(dense) == 0 else row_dot(dense, e))
+    if target.dense is not None:
+        missed = -a * (target.dense * row_sum(e) if np.ndim(target.dense) == 0 else row_dot(target.dense, e))
     np.exp(e, out=e)
     k, s = rest_of(x, k, m, e)
-    # The loss
-    if label is not None:
-        peak = at_label * (m - at_class(x, label))
+    if target.label is not None:
+        peak = target.at_label * (m - at_class(x, target.label))
         missed = peak if missed is None else missed + peak
-    loss = missed + total * np.log1p(s)
+    loss = missed + target.total * np.log1p(s)
     if not is_zero(options.z_loss):
         lse = m + np.log1p(s)
         loss = loss + a * options.z_loss * lse * lse
-    return Forward(x, a, label, at_label, dense, total, k, m, e, s, loss)
+    odd = ~np.isfinite(loss)
+    if loss.ndim and np.count_nonzero(odd):  # a label on an absent class, a difference that overflows
+        part = tuple([row[odd] for row in rows])
+        loss[odd] = _formulas.loss(xp, options, part, shared)[0]
+    return Forward(x, k, m, e, s), target, loss
+
+
+def is_right(f: Forward, target: Target, loss: Any) -> Any:
+    """Which rows (*batch) the kernels are right for: those that are finite."""
+    return np.isfinite(f.m + f.s + target.total) if loss.ndim else np.isfinite(loss)
 
 
 def maximum(x: Any) -> tuple[Any, Any]:
@@ -100,32 +113,31 @@ def rest_of(x: Any, k: Any, m: Any, e: Any) -> tuple[Any, Any]:
     return k, s
 
 
-def gradient_of(options: Options, f: Forward) -> Any:
+def gradient_of(options: Options, f: Forward, target: Target) -> Any:
     """Compute the gradient in the memory of the exponentials."""
-    a, s, g = f.a, f.s, f.e
-    c = f.total / (1 + s)
+    a, label, at_label, dense, total = target
+    s, g = f.s, f.e
+    c = total / (1 + s)
     more = None if is_zero(options.z_loss) else 2 * (a * options.z_loss) * (f.m + np.log1p(s)) / (1 + s)
     np.multiply(g, (c if more is None else c + more)[..., None], out=g)
-    if f.dense is None:
+    if dense is None:
         # Minus T (s + (1 - e_y)) / (1 + s): at a maximum the second term is 0, elsewhere e_y is a part of s.
-        e_y = np.exp(at_class(f.x, f.label) - f.m)
-        at_label = (c * e_y - c) - c * s
-        view, places = positions(g, f.label)
-        view[places] = at_label if more is None else at_label + more * e_y
+        e_y = np.exp(at_class(f.x, label) - f.m)
+        g_y = (c * e_y - c) - c * s
+        view, places = positions(g, label)
+        view[places] = g_y if more is None else g_y + more * e_y
         return g
-    if np.ndim(f.dense) == 0:
-        np.subtract(g, (a * f.dense)[..., None], out=g)
-    else:
-        np.subtract(g, np.multiply(f.dense, a[..., None], out=SCRATCH.empty_like(g)), out=g)
+    q = (a * dense)[..., None] if np.ndim(dense) == 0 else np.multiply(dense, a[..., None], out=SCRATCH.empty_like(g))
+    np.subtract(g, q, out=g)
     k = class_of(f.x, f.m) if f.k is None else f.k
-    q_k = a * (f.dense if np.ndim(f.dense) == 0 else f.dense[k] if f.dense.ndim == 1 else at_class(f.dense, k))
-    if f.label is not None:
-        view, places = positions(g, f.label)
-        view[places] -= f.at_label
-        q_k = q_k + np.where(f.label == k, f.at_label, 0.0)
-    at_k = (f.total - q_k - q_k * s) / (1 + s)
+    q_k = a * (dense if np.ndim(dense) == 0 else dense[k] if dense.ndim == 1 else at_class(dense, k))
+    if label is not None:
+        view, places = positions(g, label)
+        view[places] -= at_label
+        q_k = q_k + np.where(label == k, at_label, 0.0)
+    g_k = (total - q_k - q_k * s) / (1 + s)
     view, places = positions(g, k)
-    view[places] = at_k if more is None else at_k + more
+    view[places] = g_k if more is None else g_k + more
     return g
 
 
@@ -135,19 +147,28 @@ def at_class(a: Any, k: Any) -> Any:
     return view[places]
 
 
-def loss(options: Options, rows: Any, shared: Any) -> Any:
-    f = forward(options, rows, shared)
-    return np.isfinite(f.loss), (f.loss,)
+def loss(xp: Any, options: Options, rows: Any, shared: Any) -> Any:
+    f, target, loss = forward(xp, options, rows, shared)
+    return is_right(f, target, loss), (loss,)
 
 
-def loss_and_state(options: Options, rows: Any, shared: Any) -> Any:
-    f = forward(options, rows, shared)
-    return np.isfinite(f.loss), (f.loss, f.m, f.s, f.total)
+def loss_and_state(xp: Any, options: Options, rows: Any, shared: Any) -> Any:
+    f, target, loss = forward(xp, options, rows, shared)
+    return is_right(f, target, loss), (loss, f.m, f.s, target.total)
 
 
-def loss_and_grad(options: Options, rows: Any, shared: Any) -> Any:
-    f = forward(options, rows, shared)
-    return np.isfinite(f.loss), (f.loss, options.backend.rounded(gradient_of(options, f), rows[0].dtype))
+def loss_and_grad(xp: Any, options: Options, rows: Any, shared: Any) -> Any:
+    f, target, loss = forward(xp, options, rows, shared)
+    return is_right(f, target, loss), (loss, options.backend.rounded(gradient_of(options, f, target), rows[0].dtype))
+
+
+def gradient(xp: Any, options: Options, rows: Any, shared: Any) -> Any:
+    (logits, labels, a, m, s, total), (w,) = rows, shared
+    x = options.backend.load(logits, options.dtype)
+    e = np.subtract(x, m[..., None], out=SCRATCH.output_like(x))
+    f, target = Forward(x, None, m, np.exp(e, out=e), s), target_of(options, labels, a, w, x.shape[-1])
+    g = gradient_of(options, f, target._replace(total=total))
+    return np.isfinite(m + s + total), (options.backend.rounded(g, logits.dtype),)
 
 
 def softmax_state(options: Options, rows: Any) -> Any:
@@ -160,22 +181,22 @@ def softmax_state(options: Options, rows: Any) -> Any:
     return d, e, m, s, np.isfinite(m + s)
 
 
-def logsumexp(options: Options, rows: Any, shared: Any) -> Any:
+def logsumexp(xp: Any, options: Options, rows: Any, shared: Any) -> Any:
     _, _, m, s, finite = softmax_state(options, rows)
     return finite, (m + np.log1p(s),)
 
 
-def log_softmax(options: Options, rows: Any, shared: Any) -> Any:
+def log_softmax(xp: Any, options: Options, rows: Any, shared: Any) -> Any:
     d, _, _, s, finite = softmax_state(options, rows)
     return finite, (np.subtract(d, np.log1p(s)[..., None], out=d),)
 
 
-def softmax(options: Options, rows: Any, shared: Any) -> Any:
+def softmax(xp: Any, options: Options, rows: Any, shared: Any) -> Any:
     d, e, _, s, finite = softmax_state(options, rows)
     return finite, (options.backend.rounded(np.divide(e, (1 + s)[..., None], out=d), rows[0].dtype),)
 
 
-def label_weight(options: Options, rows: Any, shared: Any) -> Any:
+def label_weight(xp: Any, options: Options, rows: Any, shared: Any) -> Any:
     (labels,), (w,) = rows, shared
     q = options.backend.load(labels, options.dtype)
     total = row_sum(q) if w is None else row_dot(w, q)
@@ -189,7 +210,7 @@ def for_finite_rows(reference: Any, tuned: Any) -> Callable[[Any, Options, Any, 
         first = rows[0]
         if first.size == 0 or first.shape[-1] * first.itemsize > BLOCK_BYTES or first.dtype.kind in "iu":
             return None
-        right, results = tuned(options, rows, shared)
+        right, results = tuned(xp, options, rows, shared)
         if np.count_nonzero(right) == right.size:
             return results  # type: ignore[no-any-return]
         if right.ndim == 0:
@@ -211,6 +232,7 @@ KERNELS: Mapping[Kernel, Tuned] = {
         (_formulas.loss, loss, LOSS),
         (_formulas.loss_and_state, loss_and_state, LOSS),
         (_formulas.loss_and_grad, loss_and_grad, LOSS),
+        (_formulas.gradient, gradient, LOSS),
         (_formulas.logsumexp, logsumexp, frozenset({"axis"})),
         (_formulas.log_softmax, log_softmax, frozenset({"axis"})),
         (_formulas.softmax, softmax, frozenset({"axis"})),

@@ -80,11 +80,13 @@ def _pulled(ctx: Any, arrays: Sequence[Any], cotangents: Sequence[Any], *, recor
     """
     found: list[Any] = [None] * len(arrays)
     if any(c is not None for c in cotangents):
-        task = _filled(ctx.empty, arrays)
+        task, (first, *rest) = _filled(ctx.empty, arrays), cotangents
         if ctx.needs_input_grad[1]:
             options = task.options
             options = options._replace(backend=options.backend.recorded) if recorded else options
-            found[0] = replace(task, options=options).vjp(tuple(cotangents))
+            if task.summed and first is not None:  # autograd's batched gradients have a rule for this, no broadcast_to
+                first = first.expand(task.batch)
+            found[0] = replace(task, options=options).vjp((first, *rest))
         others = [i for i in range(1, len(arrays)) if ctx.needs_input_grad[i + 1]]
         if others:
             given = [arrays[i] for i in others]

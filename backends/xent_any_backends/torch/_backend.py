@@ -83,7 +83,8 @@ class Torch(Backend):
     def run(self, task: Task) -> tuple[Any, ...]:
         if not task.batch:  # one row becomes a batch of one: forward mode gives numbers of no dimensions another dtype
             rows = tuple(None if a is None else a.unsqueeze(0) for a in task.rows)
-            return tuple(r.squeeze(0) for r in self.run(replace(task, rows=rows, batch=(1,))))
+            results = self.run(replace(task, rows=rows, batch=(1,)))
+            return tuple(r.squeeze(0) if r.ndim else r for r in results)
         if torch.compiler.is_compiling() and not can_be_compiled():
             torch._dynamo.graph_break(msg="these transforms of torch.func are run, not compiled")
         arrays = [a for a in task.arrays if a is not None]
@@ -113,7 +114,9 @@ class Torch(Backend):
         return _autograd.compute_layer(task)
 
     def max(self, xp: Any, a: Any) -> Any:
-        return torch.amax(a, dim=-1)
+        if not torch.is_grad_enabled():  # nobody differentiates the maximum
+            return torch.amax(a, dim=-1)
+        return torch.max(a, dim=-1).values  # its derivative is that of one class
 
     def sum(self, xp: Any, a: Any) -> Any:
         if is_tracing():  # the trace may be run with another number of terms

@@ -52,6 +52,5 @@ def load(name: str) -> Subject:
         BACKEND.kernels = {}
     cpu = jax.devices("cpu")[0]
     if variant == "jit":
-        deviations = {id_: why for id_, why in BACKEND.deviations.items() if id_ != "relations.bitwise[few-rows]"}
-        return Subject(name, BACKEND, cpu, functions=Jitted(), compiled=True, deviations=deviations)
+        return Subject(name, BACKEND, cpu, functions=Jitted(), compiled=True)
     return Subject(name, BACKEND, cpu)
