@@ -288,6 +288,12 @@ formulas_in_full(
     "",
     by="truth.derivatives-of-an-outlier",
 )
+formulas_in_full(
+    "Hessian's vector not measured from its value at the maximum",
+    ORIGIN,
+    "origin = xp.zeros_like(m)",
+    by="relations.hessian-of-a-shift",
+)
 formulas(
     "smoothing's weights missing from the Hessian of an index label",
     "outer = total if row.z is None",
@@ -698,28 +704,22 @@ formulas(
 
 # NumPy: its tuned kernels
 
-kernels("log(1 + s) in NumPy", "missed + total * np.log1p(s)", "missed + total * np.log(1 + s)", by=CONFIDENT)
 kernels(
-    "infinite loss taken as it is",
-    "def loss_and_grad(options: Options, rows: Any, shared: Any) -> Any:\n"
-    "    f = forward(options, rows, shared)\n    return np.isfinite(f.loss),",
-    "def loss_and_grad(options: Options, rows: Any, shared: Any) -> Any:\n"
-    "    f = forward(options, rows, shared)\n    return ~np.isnan(f.loss),",
-    by="truth.overflow",
+    "log(1 + s) in NumPy", "missed + target.total * np.log1p(s)", "missed + target.total * np.log(1 + s)", by=CONFIDENT
 )
+ODD = "odd = ~np.isfinite(loss)"
+kernels("infinite loss taken as it is", ODD, "odd = np.isnan(loss)", by="truth.overflow")
 kernels(
     "NaN loss taken as it is",
-    "def loss_and_grad(options: Options, rows: Any, shared: Any) -> Any:\n"
-    "    f = forward(options, rows, shared)\n    return np.isfinite(f.loss),",
-    "def loss_and_grad(options: Options, rows: Any, shared: Any) -> Any:\n"
-    "    f = forward(options, rows, shared)\n    return ~np.isinf(f.loss),",
-    by="contract.infinities.zero-times-infinity tuned.values",
+    ODD,
+    "odd = np.isinf(loss)",
+    by="contract.infinities.zero-times-infinity",
 )
 kernels(
     "rows that are not finite left as they are",
     "            result[others] = values\n",
     "            pass\n",
-    by="contract.infinities.zero-times-infinity contract.ignored.nan-leaks tuned.values",
+    by="contract.ignored.nan-leaks tuned.values",
 )
 kernels(
     "softmax of rows that are not finite taken as it is",
@@ -729,38 +729,38 @@ kernels(
 )
 kernels(
     "NumPy's gradient p_y - 1",
-    "at_label = (c * e_y - c) - c * s",
-    "at_label = c * e_y - f.total",
+    "g_y = (c * e_y - c) - c * s",
+    "g_y = c * e_y - total",
     by=CONFIDENT,
 )
 broken(KERNELS, quick=False)(
     "NumPy's gradient at a maximum is that of the other classes",
-    "    at_k = (f.total - q_k - q_k * s) / (1 + s)\n",
-    "    at_k = f.total / (1 + s) - q_k\n",
+    "    g_k = (total - q_k - q_k * s) / (1 + s)\n",
+    "    g_k = total / (1 + s) - q_k\n",
     by="truth.table[float32-one-hot-confident]",
 )
 kernels(
     "smoothed label at the maximum forgotten",
-    "        q_k = q_k + np.where(f.label == k, f.at_label, 0.0)\n",
+    "        q_k = q_k + np.where(label == k, at_label, 0.0)\n",
     "        pass\n",
     by="tuned.values",
 )
 kernels(
     "NumPy's smoothing missing from the sum of the weights",
-    "total = at_label + a * (even * x.shape[-1] if w is None else row_sum(dense))",
-    "total = at_label + a * (even if w is None else row_sum(dense))",
+    "at_label + a * (even * count if w is None else row_sum(dense))",
+    "at_label + a * (even if w is None else row_sum(dense))",
     by="tuned.values",
 )
 kernels(
     "NumPy's smoothing of probabilities is that of an index",
-    "            dense = np.multiply(dense, 1 - smoothing, out=SCRATCH.empty_like(x))\n            dense += even\n",
+    "            dense = np.multiply(dense, 1 - smoothing, out=SCRATCH.empty_like(dense))\n            dense += even\n",
     "            dense = dense + even\n",
     by="tuned.values values.options",
 )
 kernels(
     "NumPy's probability at the maximum is that of the first class",
-    "f.dense.ndim == 1 else at_class(f.dense, k))",
-    "f.dense.ndim == 1 else f.dense[..., 0])",
+    "dense.ndim == 1 else at_class(dense, k))",
+    "dense.ndim == 1 else dense[..., 0])",
     by="contract.gradient.formula tuned.values",
 )
 kernels(
@@ -777,26 +777,26 @@ kernels(
 )
 kernels(
     "NumPy's gradient of probabilities not scaled by the sample weight",
-    "np.multiply(f.dense, a[..., None], out=SCRATCH.empty_like(g))",
-    "np.multiply(f.dense, a.max(), out=SCRATCH.empty_like(g))",
+    "np.multiply(dense, a[..., None], out=SCRATCH.empty_like(g))",
+    "np.multiply(dense, a.max(), out=SCRATCH.empty_like(g))",
     by="tuned.values",
 )
 kernels(
     "z-loss missing from NumPy's gradient at the label",
-    "view[places] = at_label if more is None else at_label + more * e_y",
-    "view[places] = at_label",
+    "view[places] = g_y if more is None else g_y + more * e_y",
+    "view[places] = g_y",
     by="tuned.values",
 )
 kernels(
     "z-loss missing from NumPy's gradient at the maximum",
-    "view[places] = at_k if more is None else at_k + more",
-    "view[places] = at_k",
+    "view[places] = g_k if more is None else g_k + more",
+    "view[places] = g_k",
     by="tuned.values",
 )
 kernels(
     "NumPy's z-loss scaled by the class weight",
     "loss = loss + a * options.z_loss * lse * lse",
-    "loss = loss + total * options.z_loss * lse * lse",
+    "loss = loss + target.total * options.z_loss * lse * lse",
     by="tuned.values",
 )
 kernels(
@@ -813,8 +813,8 @@ kernels(
 )
 kernels(
     "NumPy's ignored rows not handed to the reference",
-    "        right, results = tuned(options, rows, shared)\n",
-    "        right, results = tuned(options, rows, shared)\n"
+    "        right, results = tuned(xp, options, rows, shared)\n",
+    "        right, results = tuned(xp, options, rows, shared)\n"
     "        right = right | (rows[2] == 0) if len(rows) > 2 else right\n",
     by="contract.ignored.nan-leaks tuned.values",
 )
@@ -1368,6 +1368,12 @@ derivative(
     "sum of the weights not scaled by the cotangent",
     "(*rows, m, s, _times(task, total, c))",
     "(*rows, m, s, total)",
+    by="derivative[backward-cross_entropy]",
+)
+values_of(KERNELS, "torch")(
+    "NumPy's gradient of a state without its sum of exponentials",
+    "Forward(x, None, m, np.exp(e, out=e), s)",
+    "Forward(x, None, m, np.exp(e, out=e), 0 * s)",
     by="derivative[backward-cross_entropy]",
 )
 slip_in_torch = values_of(AUTOGRAD, "torch")
