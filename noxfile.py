@@ -104,7 +104,7 @@ def gradients(session: nox.Session) -> None:
 
 @nox.session
 def mutation(session: nox.Session) -> None:
-    """The kit on mutants of the row kernel: how many, and the seed that they are drawn by, are the arguments."""
+    """The kit on mutants of the core: how many, and the seed that they are drawn by, are the arguments."""
     count, seed = session.posargs or ("40", "0")
     session.install(*CONSTRAINED, "--editable", ".[conformance,torch]", "./examples/toyarray", "cosmic-ray")
     database = str(Path(session.create_tmp()) / "session.sqlite")

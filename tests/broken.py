@@ -1,8 +1,8 @@
 """The kit on broken implementations and broken array libraries: it must reject every one of them.
 
 Each defect of `defects.py` is made in a copy of the package, on which the kit runs in a process of its own, with only
-the checks that are to notice. ``python tests/broken.py [PART OF A NAME ...]`` prints what rejected what; its exit
-status is 1 if a defect survives, or if one of the same checks fails where nothing is changed.
+the checks that are to notice. ``python tests/broken.py [PART ...]`` prints what rejected what; its exit status is 1 if
+a defect survives, or if one of the same checks fails where nothing is changed.
 """
 
 import argparse
@@ -131,12 +131,21 @@ def judged(case: Case, worker: Worker) -> Outcome:
     return Outcome([r["id"] for r in failed], wrong, "", worker.seconds)
 
 
+def is_among(case: Case, parts: Sequence[str]) -> bool:
+    """Whether a case is one of those that `parts` of their names, files or subjects stand for."""
+    texts = (case.name, case.subject, getattr(case, "file", ""))
+    return not parts or any(part in text for part in parts for text in texts)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("names", nargs="*", help="parts of the names of defects; by default all of them")
-    names = parser.parse_args().names
-    cases = [case for case in [*DEFECTS, *controls()] if not names or any(part in case.name for part in names)]
-    bar = track(run(cases), "The kit on broken copies", len(cases), console=Console(stderr=True), transient=True)
+    parser.add_argument("names", nargs="*", help="parts of names, files or subjects of defects; by default all")
+    parser.add_argument("--jobs", type=int, help="so many at a time; by default as many as there are CPUs")
+    options = parser.parse_args()
+    cases = [case for case in [*DEFECTS, *controls()] if is_among(case, options.names)]
+    bar = track(
+        run(cases, options.jobs), "The kit on broken copies", len(cases), console=Console(stderr=True), transient=True
+    )
     outcomes = dict(bar)
     table = Table("What is broken", "On", "Rejected by", "s")
     for case in cases:

@@ -19,15 +19,15 @@ from importlib.metadata import version
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-MODULE = "xent_any/_rows.py"
-RECORD = "conformance/records/mutation/rows.json"
+RECORD = "conformance/records/mutation/core.json"
 
-HEAD = """# Mutants of the row kernel
+HEAD = """# Mutants of the core
 
 Are the checks of the conformance kit sharp enough to notice when one operator, one number or one comparison of
-[the kernels](../xent_any/_rows.py) is another? [cosmic-ray](https://cosmic-ray.readthedocs.io) makes each such mutant
-and runs the kit on it: on NumPy, and, if that passes, on [toyarray](../examples/toyarray), where labels are not read,
-and on PyTorch's transforms. The mutants that survive are below, each with the reason why its results are those of the
+[the formulas](../xent_any/_formulas.py), or of what cuts, differentiates and checks around them, is another?
+[cosmic-ray](https://cosmic-ray.readthedocs.io) makes each such mutant and runs the kit on it: on NumPy without tuned
+kernels, and, if that passes, on [toyarray](../examples/toyarray), where labels are not read, and on PyTorch's
+transforms. The mutants that survive are below, each with the reason why its results are those of the
 original.
 
 In a clone, with Python 3.11 or later:
@@ -45,8 +45,7 @@ python tests/mutation.py session.sqlite
 ```
 
 The last command writes this page and [the record](../{record}); it fails if a survivor is not in `tests/mutants.json`,
-which explains each as a whole. The run took an hour, half of the mutants on each of two CPUs; `nox -s mutation` runs a
-sample of them, drawn by a seed.
+which explains each as a whole. The run takes hours; `nox -s mutation` runs a sample of the mutants, drawn by a seed.
 
 The broken implementations that the kit must reject, by name, are those of `tests/defects.py`; `python tests/broken.py`
 prints them with the checks that reject them.
@@ -68,21 +67,23 @@ def record(session: Path) -> dict[str, object]:
     mutants = (
         sqlite3.connect(session)
         .execute(
-            """select operator_name, start_pos_row, test_outcome, output, diff
-               from work_results join mutation_specs using (job_id)
-               where worker_outcome != 'SKIPPED' order by start_pos_row, start_pos_col, operator_name, diff"""
+            """select module_path, operator_name, start_pos_row, test_outcome, output, diff
+               from work_results join mutation_specs using (job_id) where worker_outcome != 'SKIPPED'
+               order by module_path, start_pos_row, start_pos_col, operator_name, diff"""
         )
         .fetchall()
     )
-    text = (ROOT / MODULE).read_text(encoding="utf-8")
-    survivors = [survivor(text, *mutant) for mutant in mutants if mutant[2] == "SURVIVED"]
+    texts = {module: (ROOT / module).read_text(encoding="utf-8") for module in dict.fromkeys(m[0] for m in mutants)}
+    survivors = [
+        {"module": module} | survivor(texts[module], *mutant) for module, *mutant in mutants if mutant[2] == "SURVIVED"
+    ]
     killers = Counter(killer(output) for *_, outcome, output, _ in mutants if outcome == "KILLED")
     return {
         "tool": f"cosmic-ray {version('cosmic-ray')}",
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "python": platform.python_version(),
         "packages": {name: version(name) for name in ("xent-any", "numpy", "torch")},
-        "module": MODULE,
+        "modules": list(texts),
         **tree(ROOT),
         "mutants": len(mutants),
         "killed": len(mutants) - len(survivors),
@@ -138,7 +139,7 @@ def killer(output: str) -> str:
 def page(account: dict[str, object]) -> str:
     """docs/mutation.md."""
     packages = ", ".join(f"{name} {number}" for name, number in account["packages"].items())
-    run = f"{account['tool']}, Python {account['python']}, {packages}; {account['date'][:10]}; the kernels of "
+    run = f"{account['tool']}, Python {account['python']}, {packages}; {account['date'][:10]}; the modules of "
     run += f"commit {account['commit']}{'' if account['clean'] else ', with changes that are in no commit'}. "
     run += (
         f"**{account['mutants']} mutants, {account['killed']} killed, {len(account['survivors'])} survive.** Killed by"
@@ -170,7 +171,10 @@ def main() -> int:
     account = record(options.session)
     unexplained = [entry for entry in account["survivors"] if not entry["why"]]
     lines = [f"{account['mutants']} mutants, {account['killed']} killed; without a reason {len(unexplained)} survive"]
-    lines += [f"{entry['function']}, line {entry['line']}\n-{entry['old']}\n+{entry['new']}" for entry in unexplained]
+    lines += [
+        f"{entry['module']}, {entry['function']}, line {entry['line']}\n-{entry['old']}\n+{entry['new']}"
+        for entry in unexplained
+    ]
     sys.stdout.write("\n".join(lines) + "\n")
     if not options.check:
         path = ROOT / RECORD

@@ -24,7 +24,7 @@ def test_kit(case, outcomes):
 
 
 def test_a_defect_that_no_check_notices_survives():
-    survivor = broken.Defect("a comment", "xent_any/_rows.py", (("", "# nothing\n"),), ("contract.loss.formula",))
+    survivor = broken.Defect("a comment", "xent_any/_formulas.py", (("", "# nothing\n"),), ("contract.loss.formula",))
     ((_, outcome),) = broken.run([survivor])
     assert not outcome.failed
     assert outcome.wrong
@@ -32,7 +32,7 @@ def test_a_defect_that_no_check_notices_survives():
 
 def test_an_error_everywhere_is_not_noticing():
     survivor = broken.Defect(
-        "an error", "xent_any/_rows.py", (("", "del softmax_state\n"),), ("contract.loss.formula",)
+        "an error", "xent_any/_formulas.py", (("", "del rest_of\n"),), ("contract.loss.formula",), "numpy-reference"
     )
     ((_, outcome),) = broken.run([survivor])
     assert not outcome.failed

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from .. import oracle
 from ..compare import equal, is_nan, same, within
 from ..plugin import check
 from ..subjects import HALF, Subject
@@ -61,6 +62,25 @@ def test_gradients(subject: Subject, quick: bool, dtype: str) -> None:  # noqa: 
         bounds = error @ abs(WEIGHT), error.T @ abs(HIDDEN), error.sum(0)
         for a, exact, bound in zip(found, gradients(true.grad), bounds, strict=True):
             assert_true(subject, a, exact, 4 * bound)
+
+
+@check(
+    "contract.linear.ties",
+    "Classes that tie all count, in whatever blocks they are; absent ones do not, be they all of a block.",
+    source=FUNCTIONS,
+)
+def test_ties(subject: Subject, dtype: str) -> None:  # noqa: F811
+    f = subject.functions.linear_cross_entropy_value_and_grad
+    absent = np.where(np.arange(5) > 1, -np.inf, BIAS)
+    for weight, bias in ((WEIGHT[[3, 0, 3, 1, 3]], np.asarray([4.0, 0, 4, 0, 4])), (WEIGHT, absent)):
+        y = np.asarray([0, 1, -100, 1])
+        loss, true = oracle.linear_cross_entropy_value_and_grad(HIDDEN, weight, y, bias=bias)
+        h, w, b = make(subject, dtype, HIDDEN, weight, bias)
+        for max_bytes in (None, ONE_ROW):
+            found = f(h, w, subject(y), bias=b, max_bytes=max_bytes)
+            bound = 1e3 * float(np.finfo(dtype).eps)
+            for a, exact in zip((found[0], *found[1]), (loss, *true), strict=True):
+                assert_true(subject, a, exact, bound)
 
 
 @check(

@@ -277,11 +277,11 @@ def test_bitwise(subject: Subject, quick: bool, rng: np.random.Generator, part: 
     function, several = "cross_entropy_value_and_grad", list[Any]()
     vectors, options = list[Any](), dict[str, Any]()
     if part == "axes":  # rows of few classes, along two axes, some tied and some broken
-        x = rng.integers(-4, 4, size=(2, 600, 5)).astype(float)
+        x = rng.integers(-4, 4, size=(2, 600, 20)).astype(float)
         x[0, 3, 1] = x[1, -1, 4] = np.nan
         x[1, 2] = -np.inf
-        several = [rng.integers(0, 5, (2, 600))]
-        slices: list[Any] = [(0, slice(0, 7)), (1, slice(0, 7)), (1, slice(593, 600))]
+        several = [rng.integers(0, 20, (2, 600))]
+        slices: list[Any] = [(0, slice(0, 7)), (0, slice(7, 14)), (1, slice(0, 7)), (1, slice(593, 600))]
     elif part == "hvp":  # products and sums, which compilers like to fuse
         x, vector = rng.normal(size=(2, 16, 4)) * 3
         function, vectors, options = "cross_entropy_hvp", [vector], {"softcap": 5.0}
