@@ -849,6 +849,12 @@ broken(KERNELS, quick=False)(
     "        others = np.full(right.shape, True)\n",
     by="relations.bitwise",
 )
+broken(KERNELS, error="IndexError: tuple index out of range")(
+    "labels without axes asked for their last",
+    'if first.size == 0 or first.dtype.kind in "iu":',
+    'if first.size == 0 or first.shape[-1] == 0 or first.dtype.kind in "iu":',
+    by="contract.shapes.no-axes",
+)
 broken(MEMORY, quick=False)(
     "order of NumPy's sums that of the number of rows",
     "    if count <= FEW:\n",
@@ -1197,6 +1203,12 @@ slip_in_arguments, slip_in_problem = values_of(ARGUMENTS), values_of(PROBLEM)
 slip_in_memory, slip_in_numpys_layer = values_of(MEMORY), values_of(LAYER)
 slip_on_toy = values_of(TOY, "toyarray")
 
+values_of(KERNELS, quick=False)(
+    "gradient of a row longer than a block without its last block of classes",
+    "    for start in range(0, count, step):\n        gradient[",
+    "    for start in range(0, count - step, step):\n        gradient[",
+    by="long-rows[1048583]",
+)
 slip_in_memory(
     "NumPy's sum without its odd elements",
     "return total if odd is None else total + odd",
@@ -1233,7 +1245,7 @@ slip_in_layer(
     "d = more",
     by="linear",
 )
-slip_in_layer(
+slip(
     "labels of a block of classes not counted from its first",
     "labels - start, stop - start)",
     "labels, stop - start)",

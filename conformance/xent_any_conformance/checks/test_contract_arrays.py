@@ -85,7 +85,7 @@ def test_no_axes(subject: Subject, quick):
         ("cross_entropy_jvp", [X[0], V[0]], {**row, "labels": Q[0]}, {}),
         ("cross_entropy_hvp", [X[0], V[0]], row, {}),
     ]
-    for name, first, named, shared in calls[:1] if few(subject, quick) else calls:
+    for name, first, named, shared in calls[:3:2] if few(subject, quick) else calls:
         function = getattr(subject.functions, name)
         for reduction in ("none", "mean"):
             options: dict[str, Any] = {"reduction": reduction} | {key: subject(a) for key, a in shared.items()}
