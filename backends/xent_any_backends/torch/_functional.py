@@ -93,7 +93,8 @@ def cross_entropy(
     The differences from PyTorch:
 
     * the loss and the gradient of a confident row keep their digits;
-    * NaN in an ignored row, or in the class weights beside it, has a gradient of 0 there, and so has the mean over nothing, which is NaN in PyTorch as here;
+    * NaN in an ignored row, or in the class weights beside it, has a gradient of 0 there, and so has the mean over
+      nothing, which is NaN in PyTorch as here;
     * a probability or a class weight of 0 is 0 times anything: a logit of -inf, or a row of NaN, costs 0, not NaN;
     * indices are taken in any integer dtype, and `weight` can be differentiated whatever the target is;
     * infinite weights and probabilities may give NaN where PyTorch gives an infinity; a mean over weights of which one
