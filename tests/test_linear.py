@@ -107,7 +107,10 @@ def test_rows_merged_of_blocks_of_classes(logits, options, max_bytes):
             expected, g = xent_any.cross_entropy_value_and_grad(np.tile(x, (5, 1)), labels, reduction="none", **options)
             few = 8 * float(np.finfo(dtype).eps)
             np.testing.assert_allclose(loss, expected, rtol=few)
-            np.testing.assert_allclose(d_weight, g.T, rtol=few, atol=few * 1e-3 * np.max(np.abs(np.nan_to_num(g))))
+            size = 1e-3 * np.max(np.abs(np.nan_to_num(g)))
+            if labels.dtype == dtype and labels.min() > 0:  # of truly soft labels the bound is relative to T p + q
+                size = 2 * labels.max()
+            np.testing.assert_allclose(d_weight, g.T, rtol=few, atol=few * size)
 
 
 def test_memory_of_many_inputs():

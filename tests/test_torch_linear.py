@@ -319,7 +319,7 @@ def test_declared_differences():
 @pytest.mark.parametrize("max_bytes", [None, 1000], ids=["whole", "blocks"])
 def test_any_number(monkeypatch, max_bytes):
     """Weights and probabilities of any sign and any sum, NaN as well; the classes in blocks, too."""
-    monkeypatch.setattr(_functional, "_chunk_bytes", lambda *_: max_bytes)
+    monkeypatch.setattr(_functional, "chunk_bytes", lambda *_: max_bytes)
     layers, y = normal(400, 4, seed=7), torch.tensor([0, 399, 7])
     w, q = normal(400, seed=9), normal(3, 400, seed=10)
     q[0] = 0

@@ -153,7 +153,8 @@ def distance(xp: Any, weight: Array, m: Array, x: Array) -> Array:
 def target_of(xp: Any, options: Options, count: int, labels: Array, a: Array, w: Array | None) -> Target:
     """Compute the target of rows over `count` classes from labels, scales a (*batch) and class weights w (C,)."""
     backend, smoothing = options.backend, options.label_smoothing
-    even = None if is_zero(smoothing) else a * smoothing / (options.classes or count)
+    each = smoothing if is_zero(smoothing) else smoothing / (options.classes or count)
+    even = None if is_zero(smoothing) else a * each
 
     def times(a: Array, q: Array) -> Array:
         q = a * q  # zero weight times anything is zero
@@ -161,7 +162,7 @@ def target_of(xp: Any, options: Options, count: int, labels: Array, a: Array, w:
 
     if labels.ndim > a.ndim:
         q = cast(xp, labels, options.dtype)
-        q = q if even is None else (1 - smoothing) * q + smoothing / (options.classes or count)
+        q = q if even is None else (1 - smoothing) * q + each
         dense = times(a[..., None], q if w is None else w * q)
         return Target(None, None, dense, backend.sum(xp, dense))
     is_here = None if options.classes is None else labels < count  # in this block of classes
@@ -218,8 +219,8 @@ def rest_of(xp: Any, options: Options, x: Array, m: Array) -> Array:
 
 
 def missed_of(xp: Any, options: Options, target: Target, m: Array, x: Array) -> Array:
-    """Compute ``sum_j Q_j (m - x_j)`` (*batch)."""
-    missed = None
+    """Compute ``sum_j Q_j (m - x_j)`` (*batch); from 0 instead of m, where all classes of a block are absent."""
+    m, missed = xp.where(m == -INF, 0.0, m), None
     if target.label is not None:
         missed = distance(xp, target.at_label, m, options.backend.take(xp, x, target.label))
     if target.dense is None:

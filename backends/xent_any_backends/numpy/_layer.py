@@ -44,9 +44,10 @@ class NumPyProducts(Products):
 
     def scan(self, task: Any, step: Any, totals: Any) -> tuple[Any, ...]:
         used = np.flatnonzero(task.rows[2])
-        # What the threads hold is less than the logits, and than what they keep; a cap takes eight arrays more.
+        # What the threads hold is less than the logits, and than what they keep; the reference holds more arrays.
+        is_tuned = task.options.softcap is None and task.block[1] == task.shared[1].shape[0]
         most = min(BLOCK_BYTES, self.memory(task.max_bytes) // (4 * self.threads()))
-        with LAYER.in_blocks(most if task.options.softcap is None else most // 3):
+        with LAYER.in_blocks(most if is_tuned else most // 6):
             return scan_in_place(task, step, totals, used if used.size < task.batch[0] else None)
 
     def widened(self, xp: Any, weight: Any, dtype: Any) -> Any:

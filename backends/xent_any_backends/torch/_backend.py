@@ -114,7 +114,7 @@ class Torch(Backend):
         return _autograd.compute_layer(task)
 
     def max(self, xp: Any, a: Any) -> Any:
-        if not torch.is_grad_enabled():  # nobody differentiates the maximum
+        if not (torch.is_grad_enabled() or is_tracing()):  # nobody differentiates the maximum
             return torch.amax(a, dim=-1)
         return torch.max(a, dim=-1).values  # its derivative is that of one class
 
