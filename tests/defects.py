@@ -11,8 +11,9 @@ FORMULAS, BINARY, LINEAR, DERIVATIVES = (f"xent_any/_{n}.py" for n in ("formulas
 ARGUMENTS, PROBLEM, FUNCTIONS, BACKEND, TASK = (
     f"xent_any/_{name}.py" for name in ("arguments", "problem", "functions", "backend", "task")
 )
-NUMPY, KERNELS, MEMORY, THREADS, LAYER = (
-    f"backends/xent_any_backends/numpy/{name}.py" for name in ("__init__", "_kernels", "_memory", "_threads", "_layer")
+NUMPY, KERNELS, SOFTMAX, LONG_ROWS, MEMORY, THREADS, LAYER = (
+    f"backends/xent_any_backends/numpy/{name}.py"
+    for name in ("__init__", "_kernels", "_softmax", "_long_rows", "_memory", "_threads", "_layer")
 )
 TORCH, AUTOGRAD, BRIDGE = (
     f"backends/xent_any_backends/torch/{name}.py" for name in ("_backend", "_autograd", "_bridge")
@@ -721,7 +722,7 @@ kernels(
     "            pass\n",
     by="contract.ignored.nan-leaks tuned.values",
 )
-kernels(
+broken(SOFTMAX)(
     "softmax of rows that are not finite taken as it is",
     "return d, e, m, s, np.isfinite(m + s)",
     "return d, e, m, s, np.isfinite(m + s) | True",
@@ -799,13 +800,13 @@ kernels(
     "loss = loss + target.total * options.z_loss * lse * lse",
     by="tuned.values",
 )
-kernels(
+broken(SOFTMAX)(
     "ties of few classes counted once",
     "if np.count_nonzero(e == 1) == np.count_nonzero(np.isfinite(m)):",
     "if True:",
     by="tuned.values",
 )
-kernels(
+broken(SOFTMAX)(
     "ties of many classes counted once",
     "    view[places] = 0.0\n    s = row_sum(e)\n",
     "    view[places] = 0.0\n    s = row_sum(np.where(e == 1, 0.0, e))\n",
@@ -836,7 +837,7 @@ broken(FORMULAS)(
     'hasattr(value, "shape") or value == default',
     by="tuned.unknown-options",
 )
-broken(KERNELS, quick=False)(
+broken(SOFTMAX, quick=False)(
     "NumPy's maximum shared by the rows of a block",
     "        return None, np.max(x, axis=-1)\n    k = x.argmax(axis=-1)\n    return k, at_class(x, k)\n",
     "        return None, np.zeros(x.shape[:-1], x.dtype) + np.max(x)\n"
@@ -864,7 +865,7 @@ broken(MEMORY, quick=False)(
 
 # NumPy: memory, threads
 
-kernels(
+broken(SOFTMAX)(
     "input mutated",
     "    d = np.subtract(x, m[..., None], out=SCRATCH.output_like(x))\n",
     "    d = np.subtract(x, m[..., None], out=x)\n",
@@ -947,7 +948,7 @@ memory_in_full(
     "return first.reshape(-1), 1, a.shape[-2]",
     by="relations.bitwise",
 )
-broken(KERNELS, quick=False)(
+broken(SOFTMAX, quick=False)(
     "rows of few classes read as if they were laid out one after another",
     "    view, places = positions(a, k)\n    return view[places]",
     "    view, places = positions(a, k)\n    return a.ravel()[places]",
@@ -1203,7 +1204,7 @@ slip_in_arguments, slip_in_problem = values_of(ARGUMENTS), values_of(PROBLEM)
 slip_in_memory, slip_in_numpys_layer = values_of(MEMORY), values_of(LAYER)
 slip_on_toy = values_of(TOY, "toyarray")
 
-values_of(KERNELS, quick=False)(
+values_of(LONG_ROWS, quick=False)(
     "gradient of a row longer than a block without its last block of classes",
     "    for start in range(0, count, step):\n        gradient[",
     "    for start in range(0, count - step, step):\n        gradient[",

@@ -1,7 +1,7 @@
 """NumPy's kernels: the reference's formulas in place, for rows that are finite.
 
-In all of them the one maximum that the formulas leave out is a single class, `k`. Rows whose loss is not finite are
-handed to the reference; so are caps, blocks of classes, and rows longer than a block.
+In all of them the one maximum that the formulas leave out is a single class, `k`. Rows that are not finite are handed
+to the reference; so are caps and blocks of classes.
 """
 
 from collections.abc import Callable, Mapping
@@ -12,7 +12,9 @@ import numpy as np
 from xent_any import _formulas
 from xent_any._formulas import Kernel, Options, Tuned, is_zero
 
+from ._long_rows import of_long_rows
 from ._memory import BLOCK_BYTES, SCRATCH, positions, row_dot, row_sum
+from ._softmax import at_class, class_of, log_softmax, logsumexp, maximum, rest_of, softmax
 
 
 class Target(NamedTuple):
@@ -85,34 +87,6 @@ def is_right(f: Forward, target: Target, loss: Any) -> Any:
     return np.isfinite(f.m + f.s + target.total) if loss.ndim else np.isfinite(loss)
 
 
-def maximum(x: Any) -> tuple[Any, Any]:
-    """Find the maximum of each row (*batch, C), and where that is as fast, a class that has it."""
-    if not x.flags.c_contiguous:
-        return None, np.max(x, axis=-1)
-    k = x.argmax(axis=-1)
-    return k, at_class(x, k)
-
-
-def class_of(x: Any, m: Any) -> Any:
-    """Find the first class of each row (*batch, C) where it has its maximum m; any if there is none."""
-    highest = x == m[..., None]
-    return highest.argmax(axis=-1)
-
-
-def rest_of(x: Any, k: Any, m: Any, e: Any) -> tuple[Any, Any]:
-    """Sum e (*batch, C) over the classes but one with the maximum; that class, where it has been looked for."""
-    if k is None:
-        if np.count_nonzero(e == 1) == np.count_nonzero(np.isfinite(m)):  # each row has one
-            rest = np.floor(e, out=SCRATCH.empty_like(e))
-            return None, row_sum(np.subtract(e, rest, out=rest))
-        k = class_of(x, m)
-    view, places = positions(e, k)
-    view[places] = 0.0
-    s = row_sum(e)
-    view[places] = 1.0
-    return k, s
-
-
 def gradient_of(options: Options, f: Forward, target: Target) -> Any:
     """Compute the gradient in the memory of the exponentials."""
     a, label, at_label, dense, total = target
@@ -141,12 +115,6 @@ def gradient_of(options: Options, f: Forward, target: Target) -> Any:
     return g
 
 
-def at_class(a: Any, k: Any) -> Any:
-    """Take the element of each row of an array that `load` laid out at the class k (*batch)."""
-    view, places = positions(a, k)
-    return view[places]
-
-
 def loss(xp: Any, options: Options, rows: Any, shared: Any) -> Any:
     f, target, loss = forward(xp, options, rows, shared)
     return is_right(f, target, loss), (loss,)
@@ -169,31 +137,6 @@ def gradient(xp: Any, options: Options, rows: Any, shared: Any) -> Any:
     f, target = Forward(x, None, m, np.exp(e, out=e), s), target_of(options, labels, a, w, x.shape[-1])
     g = gradient_of(options, f, target._replace(total=total))
     return np.isfinite(m + s + total), (options.backend.rounded(g, logits.dtype),)
-
-
-def softmax_state(options: Options, rows: Any) -> Any:
-    """Compute x, d = x - m, exp(d), m and s, and which rows are finite."""
-    x = options.backend.load(rows[0], options.dtype)
-    k, m = maximum(x)
-    d = np.subtract(x, m[..., None], out=SCRATCH.output_like(x))
-    e = np.exp(d, out=SCRATCH.empty_like(x))
-    _, s = rest_of(x, k, m, e)
-    return d, e, m, s, np.isfinite(m + s)
-
-
-def logsumexp(xp: Any, options: Options, rows: Any, shared: Any) -> Any:
-    _, _, m, s, finite = softmax_state(options, rows)
-    return finite, (m + np.log1p(s),)
-
-
-def log_softmax(xp: Any, options: Options, rows: Any, shared: Any) -> Any:
-    d, _, _, s, finite = softmax_state(options, rows)
-    return finite, (np.subtract(d, np.log1p(s)[..., None], out=d),)
-
-
-def softmax(xp: Any, options: Options, rows: Any, shared: Any) -> Any:
-    d, e, _, s, finite = softmax_state(options, rows)
-    return finite, (options.backend.rounded(np.divide(e, (1 + s)[..., None], out=d), rows[0].dtype),)
 
 
 def label_weight(xp: Any, options: Options, rows: Any, shared: Any) -> Any:
@@ -225,32 +168,6 @@ def for_finite_rows(reference: Any, tuned: Any) -> Callable[[Any, Options, Any, 
 
     return kernel
 
-
-def of_long_rows(reference: Any, xp: Any, options: Options, rows: Any, shared: Any) -> tuple[Any, ...] | None:
-    """Compute the loss of rows that are longer than a block, and its gradient, a block of classes at a time."""
-    has_signs = options.unrestricted and (shared[0] is not None or rows[1].ndim > rows[-1].ndim)
-    if reference not in (_formulas.loss, _formulas.loss_and_grad) or has_signs:
-        return None
-    (x, labels, a), (w,) = rows, shared
-    count, step, given = x.shape[-1], LONG // x.itemsize, options._replace(classes=x.shape[-1])
-
-    def run(kernel: Any, start: int, *state: Any) -> Any:
-        stop = min(start + step, count)
-        here = _formulas.labels_of_block(xp, labels, a, start, stop), a, *state
-        return kernel(xp, given, (x[..., start:stop], *here), (None if w is None else w[start:stop],))
-
-    states = [_formulas.State(*run(_formulas.part, start)) for start in range(0, count, step)]
-    loss, state = _formulas.loss_of_parts(xp, options, states, a)
-    if reference is _formulas.loss:
-        return (loss,)
-    gradient = np.empty_like(x)
-    for start in range(0, count, step):
-        gradient[..., start : start + step] = run(_formulas.gradient, start, state.max, state.rest, state.total)[0]
-    return loss, gradient
-
-
-LONG = 1 << 19
-"""Bytes of classes of a longer row that are computed at a time."""
 
 LOSS = frozenset({"label_smoothing", "z_loss", "axis", "unrestricted"})
 
