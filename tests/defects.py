@@ -310,11 +310,11 @@ formulas(
 
 # Options
 
-EVEN = "a * smoothing / (options.classes or count)"
+EVEN = "smoothing if is_zero(smoothing) else smoothing / (options.classes or count)"
 formulas(
     "smoothing e / (C - 1)",
     EVEN,
-    "a * smoothing / max(1, count - 1)",
+    "smoothing if is_zero(smoothing) else smoothing / max(1, count - 1)",
     "at_label = a if even is None else a * (1 - smoothing)",
     "at_label = a if even is None else a * (1 - smoothing) - even",
     by="contract.smoothing.spread-over-others",
