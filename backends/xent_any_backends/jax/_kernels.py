@@ -70,16 +70,17 @@ def _forward(options: Options, rows: Any, shared: Any, *, keep: bool) -> Any:
     m = with_nan(x, _max(x, axis), ignored, axis)
     unusable = ignored & ~jnp.isfinite(m)
     m = jnp.where(unusable, 0.0, jnp.where(jnp.isfinite(m), m, np.nan))
-    x = _zeroed(x, unusable, axis)
     highest, e = jnp.expand_dims(m, axis), None
     if keep:
+        x = _zeroed(x, unusable, axis)
         # 1 at the maximum, also where XLA computes x again with the difference, and rounds both at once
         e = jnp.where(x == highest, 1.0, jnp.exp(x - highest))
         s = _sum_but_one(e, jnp.ones_like(m), axis=axis)
     else:
         s = _sum_but_one(x, m, lambda x: jnp.exp(x - highest), axis=axis)
-    last = jnp.moveaxis(x, axis, -1)
-    missed = _missed(options, target, m, last)
+    missed = _missed(options, target, m, jnp.moveaxis(x, axis, -1))
+    if not keep:  # nothing is as large as the logits
+        s, missed = jnp.where(unusable, 0.0, s), jnp.where(unusable, 0.0, missed)
     loss = missed + target.total * jnp.log1p(s)
     if z is not None:
         lse = m + jnp.log1p(s)
