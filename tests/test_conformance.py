@@ -58,7 +58,7 @@ def test_ids_are_unique_and_have_a_statement(everything):
     ids = [result["id"] for result in run["results"] if result["subject"] == "numpy"]
     assert len(ids) == len(set(ids))
     families = {id_.partition(".")[0] for id_ in ids}
-    assert families == {"truth", "values", "agreement", "gradient", "relations", "contract", "transforms"}
+    assert families == {"truth", "values", "agreement", "gradient", "relations", "contract", "transforms", "tuned"}
     for result in run["results"]:
         assert 20 < len(result["statement"]) < 250
         assert (HERE.parent / result["source"].partition(",")[0]).exists()
