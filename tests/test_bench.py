@@ -464,7 +464,7 @@ def test_guard_tells_an_error_from_a_library_that_is_not_there(monkeypatch):
 
 
 def test_guard_counts_what_a_call_does(monkeypatch):
-    from xent_any_backends.numpy import NumPy  # noqa: PLC0415
+    from xent_any_backends.numpy import BACKEND  # noqa: PLC0415
     from xent_any_backends.numpy._memory import SCRATCH  # noqa: PLC0415
 
     def counts():
@@ -472,7 +472,7 @@ def test_guard_counts_what_a_call_does(monkeypatch):
         vars(SCRATCH).pop("kept", None)
         return guard.SOURCES["numpy"].counts()
 
-    monkeypatch.setattr(NumPy, "threads", lambda self: 1)
+    monkeypatch.setattr(BACKEND.products, "threads", lambda: 1)
     assert guard.calls(lambda: None) == 1
     assert guard.calls(lambda: [len(()), len(())]) == 3
     found, again = counts(), counts()

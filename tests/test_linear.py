@@ -149,7 +149,7 @@ def test_gradient_of_the_bias_is_accurate():
 )
 def test_memory(kind, mebibytes, threads, monkeypatch):
     """The logits would take 320 MB; whatever the number of threads."""
-    monkeypatch.setattr(type(xent_any._registry.backend_of(np.ndarray)), "threads", lambda _: threads)
+    monkeypatch.setattr(xent_any._registry.backend_of(np.ndarray).products, "threads", lambda: threads)
     dtype, options = np.float32, {} if mebibytes is None else {"max_bytes": mebibytes << 20}
     labels = np.zeros(1600, np.int64)
     if kind == "probabilities":

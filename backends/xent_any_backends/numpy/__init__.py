@@ -65,7 +65,7 @@ class NumPy(Backend):
         if task.rows[0].nbytes <= SMALL:
             with self.quiet():
                 return task.at_once()
-        threads, row = self.threads(), task.row_bytes()
+        threads, row = self.products.threads(), task.row_bytes()
         most = FEW_BYTES if row <= FEW * np.dtype(task.options.dtype).itemsize else BLOCK_BYTES
         most = min(most, LAYER.bytes)
         share = -(-math.prod(task.batch) // threads)
@@ -88,10 +88,6 @@ class NumPy(Backend):
             # multiples of 2**-24 there, as numbers near 0.75 are in float32.
             a = np.where(np.abs(a) < 2.0**-14, (a + 0.75) - 0.75, a)
         return cast(np, a, dtype)
-
-    def threads(self) -> int:
-        """Number of blocks that are computed at a time."""
-        return thread_count()
 
     def max(self, xp: Any, a: Any) -> Any:
         return np.max(a, axis=-1)

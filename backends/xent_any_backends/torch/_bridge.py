@@ -21,9 +21,6 @@ class BridgedNumPy(NumPy):
 
     products = BridgeProducts(1 << 28, torch.get_num_threads)
 
-    def threads(self) -> int:
-        return torch.get_num_threads()
-
     def load(self, a: Any, dtype: Any) -> Any:
         if a.dtype == BFLOAT16:  # the first half of the bits of float32
             bits = SCRATCH.empty(a.shape, np.uint32)
