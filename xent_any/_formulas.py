@@ -282,7 +282,7 @@ def labels_of_block(xp: Any, labels: Array, a: Array, start: int, stop: int) -> 
 def loss_of_parts(xp: Any, options: Options, states: Sequence[State], a: Array) -> tuple[Array, State]:
     """Compute the loss of rows (*batch) from the states of blocks of their classes, and the state of all."""
     state, z = merge(xp, options, states), z_of(options, a)
-    ignored = (state.total == 0) if z is None else (state.total == 0) & (z == 0)
+    ignored = is_ignored(xp, options, Target(None, None, None, state.total), z)
     return xp.where(ignored & ~xp.isfinite(state.max), 0.0, loss_from(xp, state, z)), state
 
 

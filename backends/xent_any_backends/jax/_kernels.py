@@ -13,7 +13,7 @@ import numpy as np
 from jax import lax
 
 from xent_any import _formulas
-from xent_any._formulas import Kernel, Options, Tuned, cast, is_ignored, missed_of, target_of, z_of
+from xent_any._formulas import Kernel, Options, State, Tuned, cast, is_ignored, loss_from, missed_of, target_of, z_of
 
 PIECES = 32
 """At most so many classes are computed one by one; more are cut into so many pieces, which are added as vectors.
@@ -67,7 +67,7 @@ def _forward(options: Options, rows: Any, shared: Any, *, keep: bool) -> Any:
     target, z = target_of(jnp, options, last.shape[-1], labels, a, w), z_of(options, a)
     ignored = is_ignored(jnp, options, target, z)
     x = jnp.moveaxis(last, -1, axis)
-    m = with_nan(x, _max(x, axis), ignored, axis)
+    m = _with_nan(x, _max(x, axis), ignored, axis)
     unusable = ignored & ~jnp.isfinite(m)
     m = jnp.where(unusable, 0.0, jnp.where(jnp.isfinite(m), m, np.nan))
     highest, e = jnp.expand_dims(m, axis), None
@@ -81,11 +81,7 @@ def _forward(options: Options, rows: Any, shared: Any, *, keep: bool) -> Any:
     missed = _missed(options, target, m, jnp.moveaxis(x, axis, -1))
     if not keep:  # nothing is as large as the logits
         s, missed = jnp.where(unusable, 0.0, s), jnp.where(unusable, 0.0, missed)
-    loss = missed + target.total * jnp.log1p(s)
-    if z is not None:
-        lse = m + jnp.log1p(s)
-        loss = loss + z * lse * lse
-    return loss, x, m, e, s, target, z
+    return loss_from(jnp, State(m, s, missed, target.total), z), x, m, e, s, target, z
 
 
 def _missed(options: Options, target: Any, m: Any, x: Any) -> Any:
@@ -113,7 +109,7 @@ def _max(x: Any, axis: int) -> Any:
     return _tree(jnp.maximum, [x[..., i] for i in range(x.shape[-1])])
 
 
-def with_nan(x: Any, m: Any, rows: Any, axis: int) -> Any:
+def _with_nan(x: Any, m: Any, rows: Any, axis: int) -> Any:
     """Put the NaN of x that `_max` has lost into the maximum m, in those `rows`, a condition (*batch)."""
 
     def seen() -> Any:

@@ -56,9 +56,6 @@ class NumPyProducts(Products):
     def loaded(self, xp: Any, a: Any, dtype: Any) -> Any:
         return load(a, dtype)
 
-    def rounded(self, xp: Any, a: Any, dtype: Any) -> Any:
-        return a if a.dtype == dtype else a.astype(dtype)
-
     def affine(self, xp: Any, hidden: Any, weight: Any, bias: Any, dtype: Any) -> Any:
         x = LAYER.array("logits", (hidden.shape[0], weight.shape[0]), dtype)
         for part in parts_of(weight):

@@ -13,10 +13,11 @@ LONG = 1 << 19
 
 def of_long_rows(reference: Any, xp: Any, options: Options, rows: Any, shared: Any) -> tuple[Any, ...] | None:
     """Compute the loss of rows that are longer than a block, and its gradient, a block of classes at a time."""
-    has_signs = options.unrestricted and (shared[0] is not None or rows[1].ndim > rows[-1].ndim)
-    if reference not in (_formulas.loss, _formulas.loss_and_grad) or has_signs:
+    if reference not in (_formulas.loss, _formulas.loss_and_grad):
         return None
     (x, labels, a), (w,) = rows, shared
+    if options.unrestricted and (w is not None or labels.ndim > a.ndim):  # weights of both signs may add up to 0
+        return None
     count, step, given = x.shape[-1], LONG // x.itemsize, options._replace(classes=x.shape[-1])
 
     def run(kernel: Any, start: int, *state: Any) -> Any:

@@ -24,9 +24,9 @@ the forward pass; a larger one would be held, perhaps for long, beside logits th
 _vjp: Any = torch.func.vjp  # which says that it returns two or three values
 
 
-def attached(task: Task, *, in_numpy: bool) -> tuple[Any, ...]:
-    """Run a task whose derivative may be asked for; `in_numpy` says whether NumPy can read its tensors."""
-    if in_numpy:
+def attached(task: Task, *, is_readable: bool) -> tuple[Any, ...]:
+    """Run a task whose derivative may be asked for; `is_readable` says whether NumPy can read its tensors."""
+    if is_readable:
         return _without_binding(_InNumPy)(task.without_arrays(), *task.arrays)  # type: ignore[no-any-return]
     a, b, c, d, e, f = (*task.arrays, *(None,) * 6)[:6]  # Dynamo cannot bind *arrays
     if torch.compiler.is_compiling():

@@ -92,7 +92,7 @@ class Torch(Backend):
             return self.compute(task)
         if not task.has_derivative or not may_attach():
             return task.reference()
-        return _autograd.attached(task, in_numpy=are_numpys(arrays))
+        return _autograd.attached(task, is_readable=are_numpys(arrays))
 
     @property
     def recorded(self) -> Backend:

@@ -79,11 +79,7 @@ class TorchProducts(Products):
 class BridgeProducts(NumPyProducts):
     """Products of the arrays in tensors' memory, those of bfloat16 by PyTorch."""
 
-    def loaded(self, xp: Any, a: Any, dtype: Any) -> Any:
-        return a if a.dtype == dtype else xp.astype(a, dtype)
-
-    def rounded(self, xp: Any, a: Any, dtype: Any) -> Any:
-        return a if a.dtype == dtype else xp.astype(a, dtype)
+    loaded = Products.loaded  # NumPy's cannot read bfloat16
 
     def affine(self, xp: Any, hidden: Any, weight: Any, bias: Any, dtype: Any) -> Any:
         if weight.dtype != BFLOAT16:

@@ -52,10 +52,8 @@ def require_tuned(subject: Subject) -> None:
 def bounds(subject: Subject, task: Task) -> list[Any]:
     """Twice the error that either of two kernels may make in each component of each result."""
     dtype = str(np.dtype(subject.numpy(task.xp.zeros((), dtype=task.options.dtype)).dtype))
-    exact = [
-        None if a is None else subject.numpy(a).astype("f8" if subject.numpy(a).dtype.kind != "i" else int)
-        for a in task.arrays
-    ]
+    given = [None if a is None else subject.numpy(a) for a in task.arrays]
+    exact = [None if a is None else a.astype(int if a.dtype.kind == "i" else "f8") for a in given]
     options, shared = reference.with_numbers(task.options, tuple(exact[len(task.rows) :]))
     options = options._replace(dtype=np.dtype("f8"), backend=GENERIC)
     rows, kernel = tuple(exact[: len(task.rows)]), task.kernel
