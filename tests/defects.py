@@ -423,19 +423,23 @@ problem(
 )
 arguments(
     "ignored label that is a class counted",
-    "value is None or not 0 <= value < count or holds(xp, backend, y != value)",
+    "(value is None or not found[0] <= value <= found[1])",
     "True",
     by="contract.labels.ignore-index",
 )
 arguments(
     "ignored label that is the first class counted",
-    "not 0 <= value < count",
-    "not 0 < value < count",
+    "not found[0] <= value <= found[1]",
+    "not found[0] < value <= found[1]",
     by="contract.labels.ignore-index",
 )
-RIGHT = "holds(xp, backend, (y >= 0) & (y < count))"
-arguments("label C is a class", RIGHT, RIGHT.replace("(y < count)", "(y <= count)"), by="contract.labels.clamped")
-arguments("label -1 is a class", RIGHT, RIGHT.replace("(y >= 0)", "(y >= -1)"), by="contract.labels.wrapped")
+arguments("label C is a class", "found[1] < count and", "found[1] <= count and", by="contract.labels.clamped")
+arguments(
+    "label -1 is a class",
+    "found[0] >= 0 and found[1] < count",
+    "found[0] >= -1 and found[1] < count",
+    by="contract.labels.wrapped",
+)
 
 
 def labels_are(y: str) -> tuple[str, str]:

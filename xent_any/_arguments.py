@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from ._backend import Backend, RefusedError
 from ._errors import dtype_text, invalid, shape_text
-from ._formulas import INF, NAN, Array, cast, holds
+from ._formulas import INF, NAN, Array, cast, extremes
 from ._registry import GENERIC, backend_of
 
 STANDARD = "2024.12"
@@ -321,11 +321,12 @@ def require_one_denominator(xp: Any, denominator: float | Array | None) -> None:
 
 def first_true(context: Context, wrong: Array) -> tuple[int, ...] | None:
     """The position of the first true element; None where there is none, or where it cannot be read without waiting."""
-    xp, backend = context
-    if not backend.is_readable(wrong):
+    wrong = context.backend.readable(wrong)
+    if wrong is None:
         return None
-    found = xp.any(wrong)
-    if not backend.is_readable(found) or not bool(found):  # an operation on a readable array may be traced
+    backend = backend_of(type(wrong))
+    xp = backend.namespace_of(wrong)
+    if not xp.any(wrong):
         return None
     flat = xp.reshape(wrong, (-1,))
     count = flat.shape[0]
@@ -355,11 +356,13 @@ def checked_weight(context: Context, name: str, weight: Array, dtype: Any, unres
     """`weight` in `dtype`, finite and not negative; a denominator is positive."""
     xp, is_denominator = context.xp, name == "denominator"
     values = in_dtype(context, weight, dtype)
-    if unrestricted:
+    is_narrower = is_wider(xp, weight.dtype, dtype)  # then one may silently be a weight of 0
+    found = None if is_narrower else extremes(*context, values)
+    if unrestricted or (found and (found[0] > 0 if is_denominator else found[0] >= 0) and found[1] < INF):
         return values
     wrong = ~(((values > 0) if is_denominator else (values >= 0)) & (values < INF))
-    if is_wider(xp, weight.dtype, dtype):
-        wrong = wrong | ((values == 0) & (weight != 0))  # it would silently be a weight of 0
+    if is_narrower:
+        wrong = wrong | ((values == 0) & (weight != 0))
     position = first_true(context, wrong)
     if position is not None:
         kind = dtype_text(values.dtype)
@@ -374,13 +377,12 @@ def checked_weight(context: Context, name: str, weight: Array, dtype: Any, unres
 
 def fitting(context: Context, name: str, what: str, values: Array) -> Array:
     """Numbers computed of an argument, none negative; what overflows is an error about it."""
-    xp, backend = context
-    fits = values < INF
-    if holds(xp, backend, fits):
+    found = extremes(*context, values)
+    if found and found[1] < INF:
         return values
     if first_true(context, values == INF) is not None:
         raise invalid(ValueError, name, f"{what} a finite {dtype_text(values.dtype)}", "got inf", WIDER)
-    return xp.where(fits, values, NAN)
+    return context.xp.where(values < INF, values, NAN)
 
 
 # Labels
@@ -440,11 +442,10 @@ def class_indices(
 
     None for those where it is known that there are none.
     """
-    xp, backend = context
+    xp = context.xp
     y, value = cast(xp, labels, indices.dtype), indices.ignored
-    if holds(xp, backend, (y >= 0) & (y < count)) and (
-        value is None or not 0 <= value < count or holds(xp, backend, y != value)
-    ):
+    found = extremes(*context, y)
+    if found and found[0] >= 0 and found[1] < count and (value is None or not found[0] <= value <= found[1]):
         return y, None, None
     wrong = y < 0
     if not isinstance(count, int) or count <= xp.iinfo(y.dtype).max:
@@ -470,12 +471,13 @@ def class_indices(
 
 def wrong_probabilities(context: Context, labels: Array, total: Array, dtype: Any) -> Array | None:
     """Which rows (*batch) hold what is no probability, where `total` is NaN; None where it is known that none does."""
-    xp, backend = context
-    wrong = xp.isnan(total)
-    if is_wider(xp, labels.dtype, dtype):  # a negative number may round to 0
-        wrong = wrong | xp.any(labels < 0, axis=-1)
-    if holds(xp, backend, ~wrong):
+    xp, is_narrower = context.xp, is_wider(context.xp, labels.dtype, dtype)  # then a negative number may round to 0
+    found = None if is_narrower else extremes(*context, total)
+    if found and found[0] == found[0]:  # no NaN
         return None
+    wrong = xp.isnan(total)
+    if is_narrower:
+        wrong = wrong | xp.any(labels < 0, axis=-1)
     position = first_true(context, wrong)
     if position is not None:
         row = f"row {shape_text(position)}" if position else "the row"

@@ -21,7 +21,7 @@ class Backend:
 
     * Arrays are made and read, by the conformance kit and `backends`: `namespace`, `devices`, `dtypes`, `asarray`,
       `to_numpy`.
-    * Arguments are looked at: `namespace_of`, `takes`, `device`, `is_readable`, `cache_key`, `is_positive`, `quiet`.
+    * Arguments are looked at: `namespace_of`, `takes`, `device`, `readable`, `cache_key`, `is_positive`, `quiet`.
     * Kernels are run, compiled, cut into blocks, differentiated: `run`, `run_layer`.
     * Primitives, where libraries truly differ: `max`, `sum`, `take`, `arange`, `share`.
     * Tuned kernels take the place of kernels of the reference: `kernels`.
@@ -101,9 +101,12 @@ class Backend:
         """Say where `array` lies; None where it cannot be told."""
         return getattr(array, "device", None)
 
-    def is_readable(self, array: Array) -> bool:
-        """Whether a value of `array` can be read now, without waiting for a device or computing something lazy."""
-        return False
+    def readable(self, array: Array) -> Array | None:
+        """Return `array`, or an array of another library in the same memory, whose values can be read now.
+
+        None where reading waits for a device, computes something lazy, or is recorded.
+        """
+        return None
 
     def is_positive(self, size: int) -> bool:
         """Whether a size is positive, and known to be so before the program is run."""

@@ -25,6 +25,8 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
+from array_api_compat import array_namespace
+
 Array: TypeAlias = Any
 """An array of any library that follows the Array API standard."""
 Arrays: TypeAlias = tuple[Any, ...]
@@ -63,10 +65,10 @@ class Tuned(NamedTuple):
 
     def takes(self, options: Options) -> bool:
         """Whether the kernel knows all options that are not the default."""
-        return all(
-            value is default or name in self.knows or (not hasattr(value, "shape") and value == default)
-            for (name, default), value in zip(options._field_defaults.items(), options[2:], strict=True)
-        )
+        for (name, default), value in zip(options._field_defaults.items(), options[2:], strict=True):
+            if value is not default and name not in self.knows and (hasattr(value, "shape") or value != default):
+                return False
+        return True
 
 
 def compute(kernel: "Kernel", xp: Any, options: Options, rows: Arrays, shared: Arrays) -> Arrays:
@@ -131,12 +133,13 @@ def is_zero(number: Array | float) -> bool:
     return isinstance(number, float) and number == 0
 
 
-def holds(xp: Any, backend: Any, condition: Array) -> bool:
-    """Whether it can be read that `condition` is true everywhere."""
-    if not backend.is_readable(condition):
-        return False
-    found = xp.all(condition)
-    return backend.is_readable(found) and bool(found)  # an operation on a readable array may be traced
+def extremes(xp: Any, backend: Any, array: Array) -> tuple[Any, Any] | None:
+    """Read the smallest and the largest value, NaN if one is; None where they cannot be read now."""
+    seen = backend.readable(array)
+    if seen is None:
+        return None
+    xp = xp if seen is array else array_namespace(seen)
+    return (xp.min(seen), xp.max(seen)) if 0 not in seen.shape else (INF, -INF)
 
 
 def z_of(options: Options, a: Array) -> Array | None:
@@ -173,7 +176,7 @@ def target_of(xp: Any, options: Options, count: int, labels: Array, a: Array, w:
     if even is None:
         return Target(labels, at_label, None, at_label)
     if w is None:
-        return Target(labels, at_label, even[..., None], at_label + count * even)
+        return Target(labels, at_label, even[..., None], a)
     return Target(labels, at_label, times(even[..., None], w), at_label + times(even, backend.sum(xp, w)))
 
 
@@ -385,7 +388,7 @@ def label_weight(xp: Any, options: Options, rows: Arrays, shared: Arrays) -> Arr
     if xp.isdtype(labels.dtype, "integral"):
         return (options.backend.take(xp, w, labels),)
     q = cast(xp, labels, options.dtype)
-    is_right = xp.all((q >= 0) & (q < INF), axis=-1)
+    is_right = (xp.min(q, axis=-1) >= 0) & (xp.max(q, axis=-1) < INF)
     return (xp.where(is_right, options.backend.sum(xp, q if w is None else w * q), NAN),)
 
 

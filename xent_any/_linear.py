@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, TypeAlias
 
 from . import _formulas
-from ._formulas import Array, Arrays, Kernel, Options, State, cast, with_numbers
+from ._formulas import INF, Array, Arrays, Kernel, Options, State, cast, with_numbers
 from ._task import Task
 
 FEW = 128
@@ -276,9 +276,10 @@ class LinearTask(Task):
     def _usable(self, values: Array, rows: Arrays) -> Array:
         """Return an array like the rows' inputs, with zeros in ignored rows that could not be computed with."""
         xp, (_, labels, a) = self.xp, rows
-        usable = xp.all(xp.isfinite(values), axis=-1)
-        if _formulas.holds(xp, self.options.backend, usable):
+        found = _formulas.extremes(xp, self.options.backend, values)
+        if found and found[0] > -INF and found[1] < INF:
             return values
+        usable = xp.all(xp.isfinite(values), axis=-1)
         options, (w, weight, _) = with_numbers(self.options, self.shared)
         target = _formulas.target_of(xp, options, weight.shape[0], labels, a, w)
         ignored = _formulas.is_ignored(xp, options, target, _formulas.z_of(options, a))

@@ -11,7 +11,7 @@ from . import _arguments as check
 from . import _formulas
 from ._arguments import FLOATING, OF_KERNELS, REAL, Arguments, Context, Indices, Logits
 from ._errors import dtype_text, invalid, shape_text
-from ._formulas import INF, NAN, Array, Arrays, Kernel, Options, cast, holds
+from ._formulas import INF, NAN, Array, Arrays, Kernel, Options, cast
 from ._linear import LinearTask
 from ._registry import backend_of
 from ._task import Task
@@ -233,9 +233,10 @@ def row_scale(
         parts = math.prod(batch) if denominator is None else denominator
         if isinstance(parts, float) or (denominator is None and backend.is_positive(parts)):
             return backend.share(xp, like, dtype, batch, parts), None
-    weight, divisor = backend.share(xp, like, dtype, (), 1.0) if weight is None else weight, None
+    one, divisor = backend.share(xp, like, dtype, (), 1.0), None
     if denominator is None:
-        counted = xp.broadcast_to(weight if total is None else weight * total, batch)
+        counted = total if weight is None else weight if total is None else weight * total
+        counted = xp.broadcast_to(one if counted is None else counted, batch)
         counted = counted if wrong is None else xp.where(wrong, 0.0, counted)
         if options.unrestricted:
             divisor = backend.sum(xp, xp.reshape(xp.where(weight == 0, 0.0, counted), (-1,)))
@@ -243,13 +244,14 @@ def row_scale(
         else:
             divisor = backend.sum(xp, xp.reshape(counted, (-1,)))
             divisor = check.fitting(context, name, "weights whose sum is", divisor)
+        weight = one if weight is None else weight
         ignored = weight == 0 if options.unrestricted else divisor == 0
         weight = xp.where(ignored, 0.0, weight / xp.where(divisor == 0, 1.0, divisor))
     else:
         name = "denominator"
         if not isinstance(denominator, float):
             denominator = check.checked_weight(context, name, denominator, dtype)
-        weight = weight / denominator
+        weight = (one if weight is None else weight) / denominator
     if not options.unrestricted:
         weight = check.fitting(context, name, "weights and a divisor of the mean whose quotient is", weight)
     return xp.broadcast_to(weight if wrong is None else xp.where(wrong, NAN, weight), batch), divisor
@@ -259,7 +261,8 @@ def require_log_probabilities(problem: Problem, log_probs: Array, loss: Array) -
     """Raise for a positive log-probability, which has made the loss NaN, where that can be read without waiting."""
     task, axis = problem.task, problem.axis
     xp, context = task.xp, Context(task.xp, task.options.backend)
-    if not context.backend.is_readable(loss) or holds(*context, ~xp.isnan(loss)):
+    found = _formulas.extremes(*context, loss)
+    if not found or found[0] == found[0]:  # no NaN
         return
     (losses,) = context.backend.run(replace(task, summed=False))
     x = cast(xp, task.rows[0], task.options.dtype)
@@ -414,7 +417,8 @@ def events(context: Context, labels: Array, dtype: Any, unrestricted: bool) -> A
             raise invalid(TypeError, "labels", expected, got, "cast it")
         labels = check.in_dtype(context, labels, dtype)
     is_wide = check.is_wider(xp, labels.dtype, dtype)
-    if unrestricted or not (is_wide or backend.is_readable(labels)):
+    found = None if is_wide else _formulas.extremes(xp, backend, labels)
+    if unrestricted or not (is_wide or found) or (found and found[0] >= 0 and found[1] <= 1):
         return labels
     wrong = ~((labels >= 0) & (labels <= 1))
     position = check.first_true(context, wrong)

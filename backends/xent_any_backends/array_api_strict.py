@@ -23,8 +23,8 @@ class ArrayAPIStrict(Backend):
     def to_numpy(self, array: Any) -> Any:
         return np.asarray(array.to_device(array_api_strict.Device("CPU_DEVICE"))._array)
 
-    def is_readable(self, array: Any) -> bool:
-        return True
+    def readable(self, array: Any) -> Any:
+        return array
 
     def quiet(self) -> Any:
         return np.errstate(all="ignore")

@@ -60,10 +60,12 @@ class JAX(Backend):
             return None
         return frozenset(array.devices())
 
-    def is_readable(self, array: Any) -> bool:
-        if isinstance(array, jax.core.Tracer):
-            return False
-        return self.takes(array) or all(d.platform == "cpu" for d in array.devices())
+    def readable(self, array: Any) -> Any:
+        if self.takes(array):
+            return array
+        if isinstance(array, jax.core.Tracer) or not array.is_fully_addressable:
+            return None
+        return np.asarray(array) if all(d.platform == "cpu" for d in array.devices()) else None
 
     def run(self, task: Task) -> tuple[Any, ...]:
         arrays = [a for a in task.arrays if a is not None]

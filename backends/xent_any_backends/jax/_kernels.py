@@ -34,42 +34,46 @@ def loss(xp: Any, options: Options, rows: Any, shared: Any) -> Any:
 
 def loss_and_grad(xp: Any, options: Options, rows: Any, shared: Any) -> Any:
     """Compute the reference's `loss_and_grad`."""
-    loss, x, m, e, s, target, z = _forward(options, rows, shared, keep=True)
-    axis = options.axis
+    loss, unusable, m, e, s, target, z = _forward(options, rows, shared, keep=True)
+    a, axis = rows[2], options.axis
 
     def spread(a: Any) -> Any:
         return jnp.expand_dims(a, axis)
 
-    c = target.total / (1 + s)
+    c = a * target.total / (1 + s)
     more = None if z is None else 2 * z * (m + jnp.log1p(s)) / (1 + s)
     scale = c if more is None else c + more
-    classes = jnp.arange(x.shape[axis]).reshape(-1, *(1,) * (-axis - 1))
+    classes = jnp.arange(e.shape[axis]).reshape(-1, *(1,) * (-axis - 1))
     if target.dense is None:
         # Minus T (s + (1 - e_y)) / (1 + s): at a maximum the second term is 0, elsewhere e_y is a part of s.
-        e_y = jnp.exp(_take(x, target.label, axis) - m)
+        e_y = jnp.exp(jnp.where(unusable, 0.0, _take(rows[0], target.label, -1)) - m)
         at_label = (c * e_y - c) - c * s
         at_label = at_label if more is None else at_label + more * e_y
         g = jnp.where(classes == spread(target.label), spread(at_label), e * spread(scale))
     else:
-        q = jnp.moveaxis(target.dense, -1, axis)
+        q = spread(a) * jnp.moveaxis(target.dense, -1, axis)
         if target.label is not None:
-            q = q + jnp.where(classes == spread(target.label), spread(target.at_label), 0.0)
-        total = target.total if more is None else target.total + more * (1 + s)
-        at_maximum = (spread(total) - q) / spread(1 + s) - q * spread(s / (1 + s))
+            q = q + jnp.where(classes == spread(target.label), spread(a * target.at_label), 0.0)
+        at_maximum = spread(scale) - q / spread(1 + s) - q * spread(s / (1 + s))
         g = jnp.where(e == 1, at_maximum, e * spread(scale) - q)
     return loss, cast(jnp, jnp.moveaxis(g, axis, -1), rows[0].dtype)
 
 
 def _forward(options: Options, rows: Any, shared: Any, *, keep: bool) -> Any:
-    """Compute the loss, and what the gradient is made of: x, m, exp(x - m), s, the target, Z; classes at `axis`."""
+    """Compute the loss, and what the gradient is made of.
+
+    That is which rows could not be computed with, m, exp(x - m) with the classes at `axis`, s, the target of rows with
+    the scale 1, of which XLA need not hold a product, and Z.
+    """
     (logits, labels, a), (w,) = rows, shared
     axis, last = options.axis, cast(jnp, logits, options.dtype)
-    target, z = target_of(jnp, options, last.shape[-1], labels, a, w), z_of(options, a)
-    ignored = is_ignored(jnp, options, target, z)
+    target, z = target_of(jnp, options, last.shape[-1], labels, jnp.ones_like(a), w), z_of(options, a)
+    total = a * target.total
+    ignored = is_ignored(jnp, options, target._replace(total=total), z)
     x = jnp.moveaxis(last, -1, axis)
-    m = _with_nan(x, _max(x, axis), ignored, axis)
-    unusable = ignored & ~jnp.isfinite(m)
-    m = jnp.where(unusable, 0.0, jnp.where(jnp.isfinite(m), m, np.nan))
+    found = _with_nan(x, _max(x, axis), ignored, axis)
+    unusable = ignored & ~jnp.isfinite(found)
+    m = jnp.where(unusable, 0.0, jnp.where(jnp.isfinite(found), found, np.nan))
     highest, e = jnp.expand_dims(m, axis), None
     if keep:
         x = _zeroed(x, unusable, axis)
@@ -78,24 +82,34 @@ def _forward(options: Options, rows: Any, shared: Any, *, keep: bool) -> Any:
         s = _sum_but_one(e, jnp.ones_like(m), axis=axis)
     else:
         s = _sum_but_one(x, m, lambda x: jnp.exp(x - highest), axis=axis)
-    missed = _missed(options, target, m, jnp.moveaxis(x, axis, -1))
-    if not keep:  # nothing is as large as the logits
-        s, missed = jnp.where(unusable, 0.0, s), jnp.where(unusable, 0.0, missed)
-    return loss_from(jnp, State(m, s, missed, target.total), z), x, m, e, s, target, z
+    # A branch's outcome is held: else XLA adds up a row again for each of its classes.
+    s = _only_if(jnp.any(unusable), lambda: jnp.where(unusable, 0.0, s), s, x.size)
+    missed = jnp.where(unusable, 0.0, _missed(options, target, a, unusable, found, m, last))
+    return loss_from(jnp, State(m, s, missed, total), z), unusable, m, e, s, target, z
 
 
-def _missed(options: Options, target: Any, m: Any, x: Any) -> Any:
-    """Compute the reference's `missed_of`: without its care for infinities, where a row does not need it."""
-    if target.dense is None or not _is_above(x.size, SMALL):
-        return missed_of(jnp, options, target, m, x)
-    missed = jnp.sum(target.dense * (m[..., None] - x), axis=-1)
-    if target.label is not None:
-        missed = missed + target.at_label * (m - _take(x, target.label, -1))
-    return lax.cond(
-        jnp.all(jnp.isfinite(missed)),
-        lambda: missed,
-        lambda: jnp.where(jnp.isfinite(missed), missed, missed_of(jnp, options, target, m, x)),
-    )
+def _missed(options: Options, target: Any, a: Any, unusable: Any, found: Any, m: Any, x: Any) -> Any:
+    """Compute the reference's `missed_of`: without its care for infinities, where a row does not need it.
+
+    The maximum is taken as it was `found`: of what the exponentials are made of, XLA would hold an array like x.
+    """
+    label, at_label, dense, _ = target
+    at_label = None if label is None else a * at_label
+
+    def carefully() -> Any:
+        scaled = target._replace(at_label=at_label, dense=None if dense is None else a[..., None] * dense)
+        return missed_of(jnp, options, scaled, m, x)
+
+    if dense is None or not _is_above(x.size, SMALL):
+        return carefully()
+    if dense.shape[-1] == 1:
+        missed = a * dense[..., 0] * jnp.sum(found[..., None] - x, axis=-1)
+    else:
+        missed = a * jnp.sum(dense * (found[..., None] - x), axis=-1)
+    if label is not None:
+        missed = missed + at_label * (m - _take(x, label, -1))
+    right = jnp.isfinite(missed)
+    return lax.cond(jnp.all(right | unusable), lambda: missed, lambda: jnp.where(right, missed, carefully()))
 
 
 def _take(x: Any, k: Any, axis: int) -> Any:
@@ -104,9 +118,10 @@ def _take(x: Any, k: Any, axis: int) -> Any:
 
 def _max(x: Any, axis: int) -> Any:
     """Compute the maximum of the classes, but if there is NaN: then it may be less."""
-    if axis != -1 or _is_above(x.shape[-1], PIECES):
+    count = x.shape[axis]
+    if _is_above(count, PIECES):
         return jnp.max(x, axis=axis)
-    return _tree(jnp.maximum, [x[..., i] for i in range(x.shape[-1])])
+    return _tree(jnp.maximum, [lax.index_in_dim(x, i, axis, keepdims=False) for i in range(count)])
 
 
 def _with_nan(x: Any, m: Any, rows: Any, axis: int) -> Any:
@@ -189,7 +204,7 @@ def _total(x: Any, axis: int) -> Any:
     return lax.reduce(x, np.asarray(-0.0, x.dtype), lambda a, b: a + b, (axis % x.ndim,))
 
 
-_KNOWN = frozenset({"label_smoothing", "z_loss", "axis", "unrestricted"})
+_KNOWN = frozenset({"label_smoothing", "z_loss", "axis"})
 
 KERNELS: Mapping[Kernel, Tuned] = {
     _formulas.loss: Tuned(loss, _KNOWN),

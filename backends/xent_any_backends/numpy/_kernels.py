@@ -57,8 +57,11 @@ def target_of(options: Options, labels: Any, a: Any, w: Any, count: int) -> Targ
     return Target(a, labels, at_label, dense, at_label + a * (even * count if w is None else row_sum(dense)))
 
 
-def forward(xp: Any, options: Options, rows: Any, shared: Any) -> tuple[Forward, Target, Any]:
-    """Compute the softmax, the target and the losses of rows ``(logits, labels, a)``."""
+def forward(xp: Any, options: Options, rows: Any, shared: Any) -> tuple[Forward, Target, Any, Any]:
+    """Compute the softmax, the target and the losses of rows ``(logits, labels, a)``, and which of them are right.
+
+    True says that all are. Rows of which the loss alone is not finite have been made good.
+    """
     (logits, labels, a), (w,) = rows, shared
     x = options.backend.load(logits, options.dtype)
     target = target_of(options, labels, a, w, x.shape[-1])
@@ -75,16 +78,14 @@ def forward(xp: Any, options: Options, rows: Any, shared: Any) -> tuple[Forward,
     if not is_zero(options.z_loss):
         lse = m + np.log1p(s)
         loss = loss + a * options.z_loss * lse * lse
-    odd = ~np.isfinite(loss)
-    if loss.ndim and np.count_nonzero(odd):  # a label on an absent class, a difference that overflows
-        part = tuple([row[odd] for row in rows])
-        loss[odd] = _formulas.loss(xp, options, part, shared)[0]
-    return Forward(x, k, m, e, s), target, loss
-
-
-def is_right(f: Forward, target: Target, loss: Any) -> Any:
-    """Which rows (*batch) the kernels are right for: those that are finite."""
-    return np.isfinite(f.m + f.s + target.total) if loss.ndim else np.isfinite(loss)
+    right: Any = np.isfinite(loss)
+    if np.count_nonzero(right) == right.size:
+        right = True
+    elif right.ndim:  # a label on an absent class, a difference that overflows
+        part = tuple([row[~right] for row in rows])
+        loss[~right] = _formulas.loss(xp, options, part, shared)[0]
+        right = np.isfinite(m + s + target.total)
+    return Forward(x, k, m, e, s), target, loss, right
 
 
 def gradient_of(options: Options, f: Forward, target: Target) -> Any:
@@ -116,18 +117,18 @@ def gradient_of(options: Options, f: Forward, target: Target) -> Any:
 
 
 def loss(xp: Any, options: Options, rows: Any, shared: Any) -> Any:
-    f, target, loss = forward(xp, options, rows, shared)
-    return is_right(f, target, loss), (loss,)
+    *_, loss, right = forward(xp, options, rows, shared)
+    return right, (loss,)
 
 
 def loss_and_state(xp: Any, options: Options, rows: Any, shared: Any) -> Any:
-    f, target, loss = forward(xp, options, rows, shared)
-    return is_right(f, target, loss), (loss, f.m, f.s, target.total)
+    f, target, loss, right = forward(xp, options, rows, shared)
+    return right, (loss, f.m, f.s, target.total)
 
 
 def loss_and_grad(xp: Any, options: Options, rows: Any, shared: Any) -> Any:
-    f, target, loss = forward(xp, options, rows, shared)
-    return is_right(f, target, loss), (loss, options.backend.rounded(gradient_of(options, f, target), rows[0].dtype))
+    f, target, loss, right = forward(xp, options, rows, shared)
+    return right, (loss, options.backend.rounded(gradient_of(options, f, target), rows[0].dtype))
 
 
 def gradient(xp: Any, options: Options, rows: Any, shared: Any) -> Any:
@@ -147,7 +148,7 @@ def label_weight(xp: Any, options: Options, rows: Any, shared: Any) -> Any:
 
 
 def for_finite_rows(reference: Any, tuned: Any) -> Callable[[Any, Options, Any, Any], tuple[Any, ...] | None]:
-    """Complete a kernel that says which rows (*batch) it is right for: the reference computes the others."""
+    """Complete a kernel that says which rows (*batch) it is right for, or True: the reference computes the others."""
 
     def kernel(xp: Any, options: Options, rows: Any, shared: Any) -> tuple[Any, ...] | None:
         first = rows[0]
@@ -156,7 +157,7 @@ def for_finite_rows(reference: Any, tuned: Any) -> Callable[[Any, Options, Any, 
         if first.shape[-1] * first.itemsize > BLOCK_BYTES:
             return of_long_rows(reference, xp, options, rows, shared)
         right, results = tuned(xp, options, rows, shared)
-        if np.count_nonzero(right) == right.size:
+        if right is True or np.count_nonzero(right) == right.size:
             return results  # type: ignore[no-any-return]
         if right.ndim == 0:
             return reference(xp, options, rows, shared)  # type: ignore[no-any-return]

@@ -157,14 +157,14 @@ def row_sum(a: Any) -> Any:
     if count <= FEW:
         # Of eight or more, NumPy's order depends on the number of rows.
         odd = None
-        if count > 7 and a.flags.c_contiguous:
+        if count > 7 and a.ndim > 1 and a.flags.c_contiguous:
             a = a.copy(order="F")
         while count > 7:
             if count % 2:
                 odd = a[..., -1] if odd is None else odd + a[..., -1]
             count //= 2
             a = a[..., :count] + a[..., count : 2 * count]
-        total = np.add.reduce(a.copy(order="F") if a.flags.c_contiguous else a, axis=-1)
+        total = np.add.reduce(a.copy(order="F") if a.ndim > 1 and a.flags.c_contiguous else a, axis=-1)
         return total if odd is None else total + odd
     return _in_chunks(np.ascontiguousarray(a))
 

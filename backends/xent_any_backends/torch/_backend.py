@@ -13,6 +13,7 @@ from xent_any import Backend, RefusedError, Task
 
 from . import _autograd
 from ._bridge import run_in_numpy
+from ._kernels import KERNELS
 from ._layer import TorchProducts
 from ._memory import to_numpy
 from ._tensors import are_numpys, are_plain, can_be_compiled, is_tracing, may_attach, may_differentiate
@@ -29,6 +30,7 @@ class Torch(Backend):
     version = torch.__version__
     block_bytes = 1 << 22  # on other devices than the CPU, and not measured there
     products = TorchProducts(1 << 28)
+    kernels = KERNELS
     transforms = {
         "grad": torch.func.grad,
         "vmap": torch.func.vmap,
@@ -62,8 +64,8 @@ class Torch(Backend):
             raise RefusedError("expected a tensor of numbers, got a quantized one; take its dequantize()")
         return torch_namespace
 
-    def is_readable(self, array: Any) -> bool:
-        return array.is_cpu and are_plain((array,))
+    def readable(self, array: Any) -> Any:
+        return to_numpy(array) if array.is_cpu and are_plain((array,)) else None
 
     def is_positive(self, size: Any) -> bool:
         if not torch.compiler.is_compiling():

@@ -143,7 +143,7 @@ class Subject:
             return False
         # The core's own answer: of a library without an adapter, whatever its record says here, it reads nothing.
         cls: Any = type(array)
-        return backend_of(cls).is_readable(array)
+        return backend_of(cls).readable(array) is not None
 
     def __call__(self, values: Any, dtype: str | None = None) -> Any:
         """An array of `values`; without `dtype` of the widest real or integer dtype there is, as the values are."""
