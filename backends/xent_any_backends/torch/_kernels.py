@@ -1,8 +1,8 @@
 """Kernels for PyTorch's compiler, in forms that Inductor fuses; not compiled, they decline.
 
-Inductor on the CPU writes to memory what is computed of an exponential and read by several formulas; all else is computed
-anew wherever it is read. So the exponential of a logit is read once, and a number for each row that a formula for each
-class reads has an exponential. What few rows need is made good in numbers for each row.
+Inductor on the CPU writes to memory what is computed of an exponential and read by several formulas. All else it
+computes anew wherever it is read. So the exponential of a logit is read once, and a number for each row that a
+formula for each class reads has an exponential. What few rows need is made good in numbers for each row.
 """
 
 from collections.abc import Callable, Mapping
