@@ -128,8 +128,8 @@ def test_numpy_values_that_jax_does_not_hold(x64):
         x, wide = jnp.zeros((2, C), DTYPE), np.asarray([0, 2**32 + 1])
         with pytest.raises(IndexError, match=r"labels\[1\] is 4294967297"):
             xent_any.cross_entropy(x, wide)
-        compiled = jax.jit(lambda x: xent_any.cross_entropy(x, wide, reduction="none"))(x)
-        np.testing.assert_allclose(compiled, [np.log(C), np.nan], rtol=1e-6)
+        with pytest.raises(IndexError, match=r"labels\[1\] is 4294967297"):
+            jax.jit(lambda x: xent_any.cross_entropy(x, wide))(x)
         with pytest.raises(ValueError, match=r"class_weight\[0\] is 1e-60"):
             xent_any.cross_entropy(x, np.asarray([0, 1]), class_weight=np.asarray([1e-60, 1, 1, 1]))
         ignored = xent_any.cross_entropy(x, np.asarray([2**40, 1]), ignore_index=2**40, reduction="none")

@@ -321,16 +321,15 @@ def require_one_denominator(xp: Any, denominator: float | Array | None) -> None:
 
 def first_true(context: Context, wrong: Array) -> tuple[int, ...] | None:
     """The position of the first true element; None where there is none, or where it cannot be read without waiting."""
-    wrong = context.backend.readable(wrong)
-    if wrong is None:
+    read_with = context.backend.readable(wrong)
+    if read_with is None:
         return None
-    backend = backend_of(type(wrong))
-    xp = backend.namespace_of(wrong)
+    xp, wrong = read_with
     if not xp.any(wrong):
         return None
     flat = xp.reshape(wrong, (-1,))
     count = flat.shape[0]
-    offset = int(xp.min(xp.where(flat, backend.arange(xp, flat, count), count)))
+    offset = int(xp.min(xp.where(flat, GENERIC.arange(xp, flat, count), count)))
     position = []
     for size in reversed(wrong.shape):
         offset, index = divmod(offset, size)
@@ -357,7 +356,7 @@ def checked_weight(context: Context, name: str, weight: Array, dtype: Any, unres
     xp, is_denominator = context.xp, name == "denominator"
     values = in_dtype(context, weight, dtype)
     is_narrower = is_wider(xp, weight.dtype, dtype)  # then one may silently be a weight of 0
-    found = None if is_narrower else extremes(*context, values)
+    found = None if is_narrower else extremes(context.backend, values)
     if unrestricted or (found and (found[0] > 0 if is_denominator else found[0] >= 0) and found[1] < INF):
         return values
     wrong = ~(((values > 0) if is_denominator else (values >= 0)) & (values < INF))
@@ -377,7 +376,7 @@ def checked_weight(context: Context, name: str, weight: Array, dtype: Any, unres
 
 def fitting(context: Context, name: str, what: str, values: Array) -> Array:
     """Numbers computed of an argument, none negative; what overflows is an error about it."""
-    found = extremes(*context, values)
+    found = extremes(context.backend, values)
     if found and found[1] < INF:
         return values
     if first_true(context, values == INF) is not None:
@@ -444,7 +443,7 @@ def class_indices(
     """
     xp = context.xp
     y, value = cast(xp, labels, indices.dtype), indices.ignored
-    found = extremes(*context, y)
+    found = extremes(context.backend, y)
     if found and found[0] >= 0 and found[1] < count and (value is None or not found[0] <= value <= found[1]):
         return y, None, None
     wrong = y < 0
@@ -472,7 +471,7 @@ def class_indices(
 def wrong_probabilities(context: Context, labels: Array, total: Array, dtype: Any) -> Array | None:
     """Which rows (*batch) hold what is no probability, where `total` is NaN; None where it is known that none does."""
     xp, is_narrower = context.xp, is_wider(context.xp, labels.dtype, dtype)  # then a negative number may round to 0
-    found = None if is_narrower else extremes(*context, total)
+    found = None if is_narrower else extremes(context.backend, total)
     if found and found[0] == found[0]:  # no NaN
         return None
     wrong = xp.isnan(total)

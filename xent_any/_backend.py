@@ -101,8 +101,8 @@ class Backend:
         """Say where `array` lies; None where it cannot be told."""
         return getattr(array, "device", None)
 
-    def readable(self, array: Array) -> Array | None:
-        """Return `array`, or an array of another library in the same memory, whose values can be read now.
+    def readable(self, array: Array) -> tuple[Any, Array] | None:
+        """Return what the values of `array` can be read with now: a namespace, and its array in the same memory.
 
         None where reading waits for a device, computes something lazy, or is recorded.
         """

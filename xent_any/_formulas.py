@@ -25,8 +25,6 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
-from array_api_compat import array_namespace
-
 Array: TypeAlias = Any
 """An array of any library that follows the Array API standard."""
 Arrays: TypeAlias = tuple[Any, ...]
@@ -133,13 +131,13 @@ def is_zero(number: Array | float) -> bool:
     return isinstance(number, float) and number == 0
 
 
-def extremes(xp: Any, backend: Any, array: Array) -> tuple[Any, Any] | None:
+def extremes(backend: Any, array: Array) -> tuple[Any, Any] | None:
     """Read the smallest and the largest value, NaN if one is; None where they cannot be read now."""
-    seen = backend.readable(array)
-    if seen is None:
+    read_with = backend.readable(array)
+    if read_with is None:
         return None
-    xp = xp if seen is array else array_namespace(seen)
-    return (xp.min(seen), xp.max(seen)) if 0 not in seen.shape else (INF, -INF)
+    xp, array = read_with
+    return (xp.min(array), xp.max(array)) if 0 not in array.shape else (INF, -INF)
 
 
 def z_of(options: Options, a: Array) -> Array | None:
@@ -175,8 +173,9 @@ def target_of(xp: Any, options: Options, count: int, labels: Array, a: Array, w:
     at_label = at_label if is_here is None else xp.where(is_here, at_label, 0.0)
     if even is None:
         return Target(labels, at_label, None, at_label)
+    known = is_here is None and isinstance(smoothing, float)  # not NaN, which a number that is wrong has become
     if w is None:
-        return Target(labels, at_label, even[..., None], a)
+        return Target(labels, at_label, even[..., None], a if known else at_label + count * even)
     return Target(labels, at_label, times(even[..., None], w), at_label + times(even, backend.sum(xp, w)))
 
 

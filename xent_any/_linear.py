@@ -276,7 +276,7 @@ class LinearTask(Task):
     def _usable(self, values: Array, rows: Arrays) -> Array:
         """Return an array like the rows' inputs, with zeros in ignored rows that could not be computed with."""
         xp, (_, labels, a) = self.xp, rows
-        found = _formulas.extremes(xp, self.options.backend, values)
+        found = _formulas.extremes(self.options.backend, values)
         if found and found[0] > -INF and found[1] < INF:
             return values
         usable = xp.all(xp.isfinite(values), axis=-1)

@@ -238,13 +238,13 @@ def row_scale(
         counted = total if weight is None else weight if total is None else weight * total
         counted = xp.broadcast_to(one if counted is None else counted, batch)
         counted = counted if wrong is None else xp.where(wrong, 0.0, counted)
+        weight = one if weight is None else weight
         if options.unrestricted:
             divisor = backend.sum(xp, xp.reshape(xp.where(weight == 0, 0.0, counted), (-1,)))
             divisor = xp.where(xp.abs(divisor) < INF, divisor, NAN)  # or all weights would silently turn to 0
         else:
             divisor = backend.sum(xp, xp.reshape(counted, (-1,)))
             divisor = check.fitting(context, name, "weights whose sum is", divisor)
-        weight = one if weight is None else weight
         ignored = weight == 0 if options.unrestricted else divisor == 0
         weight = xp.where(ignored, 0.0, weight / xp.where(divisor == 0, 1.0, divisor))
     else:
@@ -261,7 +261,7 @@ def require_log_probabilities(problem: Problem, log_probs: Array, loss: Array) -
     """Raise for a positive log-probability, which has made the loss NaN, where that can be read without waiting."""
     task, axis = problem.task, problem.axis
     xp, context = task.xp, Context(task.xp, task.options.backend)
-    found = _formulas.extremes(*context, loss)
+    found = _formulas.extremes(context.backend, loss)
     if not found or found[0] == found[0]:  # no NaN
         return
     (losses,) = context.backend.run(replace(task, summed=False))
@@ -417,7 +417,7 @@ def events(context: Context, labels: Array, dtype: Any, unrestricted: bool) -> A
             raise invalid(TypeError, "labels", expected, got, "cast it")
         labels = check.in_dtype(context, labels, dtype)
     is_wide = check.is_wider(xp, labels.dtype, dtype)
-    found = None if is_wide else _formulas.extremes(xp, backend, labels)
+    found = None if is_wide else _formulas.extremes(backend, labels)
     if unrestricted or not (is_wide or found) or (found and found[0] >= 0 and found[1] <= 1):
         return labels
     wrong = ~((labels >= 0) & (labels <= 1))

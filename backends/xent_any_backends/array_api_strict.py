@@ -24,7 +24,7 @@ class ArrayAPIStrict(Backend):
         return np.asarray(array.to_device(array_api_strict.Device("CPU_DEVICE"))._array)
 
     def readable(self, array: Any) -> Any:
-        return array
+        return array_api_strict, array
 
     def quiet(self) -> Any:
         return np.errstate(all="ignore")

@@ -62,10 +62,10 @@ class JAX(Backend):
 
     def readable(self, array: Any) -> Any:
         if self.takes(array):
-            return array
+            return np, array
         if isinstance(array, jax.core.Tracer) or not array.is_fully_addressable:
             return None
-        return np.asarray(array) if all(d.platform == "cpu" for d in array.devices()) else None
+        return (np, np.asarray(array)) if all(d.platform == "cpu" for d in array.devices()) else None
 
     def run(self, task: Task) -> tuple[Any, ...]:
         arrays = [a for a in task.arrays if a is not None]

@@ -50,7 +50,7 @@ class NumPy(Backend):
         return np
 
     def readable(self, array: Any) -> Any:
-        return array
+        return np, array
 
     def cache_key(self, arrays: Collection[Any]) -> Any:
         if not PLAIN.issuperset(map(type, arrays)):

@@ -123,7 +123,7 @@ def loss(xp: Any, options: Options, rows: Any, shared: Any) -> Any:
 
 def loss_and_state(xp: Any, options: Options, rows: Any, shared: Any) -> Any:
     f, target, loss, right = forward(xp, options, rows, shared)
-    return right, (loss, f.m, f.s, target.total)
+    return right, (loss, f.m, f.s, target.total.copy())  # which may be `a`, and is written to
 
 
 def loss_and_grad(xp: Any, options: Options, rows: Any, shared: Any) -> Any:

@@ -5,6 +5,7 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
+import numpy as np
 import torch
 from array_api_compat import torch as torch_namespace
 from torch.autograd import forward_ad
@@ -65,7 +66,9 @@ class Torch(Backend):
         return torch_namespace
 
     def readable(self, array: Any) -> Any:
-        return to_numpy(array) if array.is_cpu and are_plain((array,)) else None
+        if not array.is_cpu or array.dtype == torch.bfloat16 or not are_plain((array,)):
+            return None
+        return np, to_numpy(array)
 
     def is_positive(self, size: Any) -> bool:
         if not torch.compiler.is_compiling():

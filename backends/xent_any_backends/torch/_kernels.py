@@ -1,4 +1,4 @@
-"""Kernels for PyTorch's compiler, in forms that Inductor fuses; not compiled, they decline.
+"""Kernels for PyTorch's compiler, in forms that Inductor fuses; their derivatives are not to be asked for.
 
 Inductor on the CPU writes to memory what is computed of an exponential and read by several formulas. All else it
 computes anew wherever it is read. So the exponential of a logit is read once, and a number for each row that a
@@ -25,6 +25,8 @@ from xent_any._formulas import (
     target_of,
     z_of,
 )
+
+from ._tensors import may_attach
 
 
 class Rows(NamedTuple):
@@ -94,10 +96,10 @@ def gradient(xp: Any, options: Options, rows: Any, shared: Any) -> Any:
 
 
 def compiled(kernel: Any) -> Callable[..., Any]:
-    """Let a kernel decline where nothing is compiled."""
+    """Let a kernel decline where nothing is compiled, or a transform may differentiate it operation by operation."""
 
     def tuned(xp: Any, options: Options, rows: Any, shared: Any) -> Any:
-        return kernel(xp, options, rows, shared) if torch.compiler.is_compiling() else None
+        return kernel(xp, options, rows, shared) if torch.compiler.is_compiling() and may_attach() else None
 
     return tuned
 

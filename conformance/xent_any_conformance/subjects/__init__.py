@@ -5,7 +5,8 @@ Each subject runs in a process of its own, which imports only that subject's lib
 
 import importlib
 import importlib.util
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 from typing import Any
@@ -83,6 +84,9 @@ class Subject:
     compiled: bool = False  # whether the functions see traced arrays
     peer: bool = False  # another library's own function: it is measured, and need not pass
     deviations: Mapping[str, Any] | None = None  # by default those of the backend
+    compiling: Callable[[], AbstractContextManager[Any]] = (
+        nullcontext  # where kernels run that compilers alone are given
+    )
     _held: dict[str, bool] = field(default_factory=dict, repr=False)
 
     @property

@@ -1,5 +1,8 @@
 """PyTorch: on the CPU, with another default dtype, without values, without tuned kernels, on a GPU."""
 
+from typing import Any
+from unittest.mock import patch
+
 import torch
 
 from xent_any_backends.torch import BACKEND
@@ -11,7 +14,7 @@ from . import Subject, UnusableError
 def load(name: str) -> Subject:
     variant = name.partition("-")[2]
     if variant == "reference":
-        IN_NUMPY.kernels = {}
+        IN_NUMPY.kernels = BACKEND.kernels = {}
     if variant == "default-float64":
         torch.set_default_dtype(torch.float64)
     if variant in ("cuda", "mps"):
@@ -19,4 +22,11 @@ def load(name: str) -> Subject:
         if not found:
             raise UnusableError(f"PyTorch {torch.__version__} finds no {variant} device here")
         return Subject(name, BACKEND, found[0])
-    return Subject(name, BACKEND, torch.device("meta" if variant == "meta" else "cpu"), has_values=variant != "meta")
+    if variant == "meta":
+        return Subject(name, BACKEND, torch.device("meta"), has_values=False)
+    return Subject(name, BACKEND, torch.device("cpu"), compiling=compiling)
+
+
+def compiling() -> Any:
+    """Have kernels run on values that PyTorch's compiler alone is given."""
+    return patch.object(torch.compiler, "is_compiling", lambda: True)
