@@ -1164,7 +1164,7 @@ broken(PROBLEM, "torch")(
     f"{TOTAL}.detach()",
     by="transforms.grad.probabilities transforms.grad.weights",
 )
-broken(TORCH, "torch", error="RuntimeError: vmap")(
+broken(TORCH, "torch", error="RuntimeError: Cannot access data pointer")(
     "labels read while mapped over rows",
     "array.dtype == torch.bfloat16 or not are_plain((array,))",
     "array.dtype == torch.bfloat16",

@@ -82,10 +82,14 @@ def bounds(subject: Subject, task: Task) -> list[Any]:
         row = reference.read(np, options, rows[:3], shared)
         total, s = row.state.total, row.state.rest
         losses = reference.loss_from(np, row.state, row.z)
-        lse = 0.0 if row.z is None else np.abs(row.z) * (np.abs(m) + np.log1p(s)) * 4
+        lse = 0 * m if row.z is None else np.abs(row.z) * (np.abs(m) + np.log1p(s)) * 4
         loss = u * (np.abs(losses) + lse * (np.abs(m) + np.log1p(s))) + TINY[dtype]
         p = np.exp(x - m[..., None]) / (1 + s)[..., None]
-        size = (total + lse)[..., None] * p + np.abs(reference.dense_of(np, options, row.target, x))
+        q = np.abs(reference.dense_of(np, options, row.target, x))
+        size = (total + lse)[..., None] * p + q
+        if row.target.dense is None:  # T - Q is exactly 0 at the label
+            at_label = lse[..., None] * p + (total * s / (1 + s))[..., None]
+            size = np.where((x == m[..., None]) & (q > 0), at_label, size)
         gradient = (u[..., None] + 2 * far * UNIT[dtype]) * size + TINY[dtype]
     kind = subject.dtype(task.rows[0])
     gradient = gradient + (2 * UNIT[kind] * np.abs(size) + 2.0**-24 if kind in HALF else 0.0)
@@ -113,6 +117,7 @@ def cases(subject: Subject, quick: bool, rng: np.random.Generator) -> Iterator[C
         for kind in ("index", "probabilities"):
             x, labels = numbers(rng, count, classes, scale=4.0), target(rng, kind, (count,), classes)
             x[0, 1], x[1, 0], x[-1, :2] = np.nan, np.inf, x[-1].max() + 1
+            x[3 % count, 2] += 30
             x[2 % count] = -np.inf if count > 3 else x[2]
             row: dict[str, Any] = {
                 "labels": kind,
