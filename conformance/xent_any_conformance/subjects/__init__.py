@@ -233,7 +233,10 @@ def _of(found: Any, name: str) -> Subject:
 
 
 def names(libraries: Sequence[str]) -> list[str]:
-    """The subjects to certify: those so named, all those of a library so named; by default all there are."""
+    """The subjects to certify: those so named, those of a library so named; by default all there are.
+
+    NAME-reference, which tells about our own tuned kernels, is none of a library.
+    """
     if not libraries:
         third = [
             e.name for e in entry_points(group="xent_any.backends") if not e.value.startswith("xent_any_backends.")
@@ -241,6 +244,6 @@ def names(libraries: Sequence[str]) -> list[str]:
         return [*TABLE, *sorted(third)]
     chosen: list[str] = []
     for given in libraries:
-        ours = [name for name in TABLE if given in (name, name.partition("-")[0])]
-        chosen += ours if given in {name.partition("-")[0] for name in TABLE} else [given]
+        ours = [name for name in TABLE if name.partition("-")[0] == given and not name.endswith("-reference")]
+        chosen += ours or [given]
     return list(dict.fromkeys(chosen))
