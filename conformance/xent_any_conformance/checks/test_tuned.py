@@ -110,7 +110,8 @@ FUNCTIONS = "cross_entropy", "cross_entropy_value_and_grad"
 
 def cases(subject: Subject, quick: bool, rng: np.random.Generator) -> Iterator[Case]:
     """Every pair of options on few rows, and shapes that kernels may lay out or cut in ways of their own."""
-    yield from problems(subject, quick, rng, COLUMNS)
+    if not subject.costly:
+        yield from problems(subject, quick, rng, COLUMNS)
     yield from problems(subject, quick, rng, {**COLUMNS, "function": FUNCTIONS, "softcap": (None,)})  # few know a cap
     shapes = [(600, 10), (9, 300)] if quick or subject.costly else [(5000, 10), (700, 33), (90, 300), (3, 20000)]
     for number, (count, classes) in enumerate(shapes):
