@@ -149,10 +149,11 @@ def gpu(session: nox.Session) -> None:
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """The linter and the formatter."""
-    session.install(*CONSTRAINED, "ruff")
+    """The linter, the formatter and the budgets of lines."""
+    session.install(*CONSTRAINED, "--editable", ".", "ruff")
     session.run("ruff", "check", ".")
     session.run("ruff", "format", "--check", ".")
+    session.run("python", "tests/budgets.py")
 
 
 @nox.session

@@ -52,15 +52,23 @@ def counted() -> dict[str, tuple[int, int | None]]:
 
 
 REFERENCE, CORE, KERNELS, FILE, METHODS, MOST_PRIMITIVES = 280, 1200, 150, 260, 14, 6
+DEVIATES = {"xent_any/": 1812}
+"""Budgets that are not met, and what there may be meanwhile: half of the core are the public functions' signatures and the
+checks of arguments, whose errors say what was expected, what was got and the way out."""
 
 
 def main() -> int:
-    """Print the counts, and return 1 if one is above its budget."""
-    found = counted()
-    for name, (count, limit) in found.items():
-        over = "  OVER" if limit is not None and count > limit else ""
-        sys.stdout.write(f"{count:6d} {'' if limit is None else f'of {limit}':9s} {name}{over}\n")
-    return int(any(limit is not None and count > limit for count, limit in found.values()))
+    """Print the counts, and return 1 if one is above its budget, or a deviation is larger than declared or needless."""
+    fails = 0
+    for name, (count, limit) in counted().items():
+        declared, verdict = DEVIATES.get(name), ""
+        if limit is not None and count > limit:
+            verdict = f"OVER, {'not ' * (declared is None or count > declared)}as declared"
+        elif declared is not None:
+            verdict = "no deviation to be declared"
+        fails += verdict not in ("", "OVER, as declared")
+        sys.stdout.write(f"{count:6d} {'' if limit is None else f'of {limit}':9s} {name}  {verdict}".rstrip() + "\n")
+    return int(fails > 0)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import ast
 import graphlib
+import re
 import tomllib
 from pathlib import Path
 
@@ -111,3 +112,18 @@ def test_a_circle_is_found(text):
     texts = {"xent_any_tools.cli": "from .demo import run", "xent_any_tools.demo.__init__": text}
     with pytest.raises(graphlib.CycleError):
         require_no_circle(texts)
+
+
+def test_the_architecture_names_what_there_is():
+    """Every `_module.name` of docs/architecture.md is defined in that module of the core."""
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    named = re.findall(r"`(_[a-z]+)\.([A-Za-z_]+)`", page)
+    missing = [name for module, name in named if name != "py" and name not in defined(ROOT / f"xent_any/{module}.py")]
+    assert len(named) > 5
+    assert not missing
+
+
+def defined(path):
+    """The names of a module's functions and classes."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    return {node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)}
