@@ -156,6 +156,3 @@ RULES: Mapping[Kernel, Rule] = {
     _formulas.softmax: Rule(_softmax_jvp, _softmax_vjp),
     _binary.binary: Rule(_binary_jvp, _binary_vjp),
 }
-
-SYMMETRIC = frozenset({_formulas.hvp, _formulas.hessian})
-"""The kernels that multiply the last of their rows by a symmetric matrix: the transpose is the kernel itself."""

@@ -7,7 +7,7 @@ from itertools import product
 from typing import Any, NamedTuple
 
 from . import _binary, _formulas
-from ._derivatives import RULES, SYMMETRIC
+from ._derivatives import RULES
 from ._formulas import Array, Arrays, Kernel, Options, compute, with_numbers
 
 
@@ -124,15 +124,6 @@ class Task:
     def has_derivative(self) -> bool:
         """Whether `jvp` and `vjp` know the kernel's derivative; where not, autodiff through the kernel is right."""
         return self.kernel in RULES
-
-    @property
-    def is_symmetric(self) -> bool:
-        """Whether the kernel multiplies the last of `rows` by a symmetric matrix, and is its own transpose there.
-
-        A framework that transposes operation by operation should be told: the formula does not cancel, its transpose
-        does.
-        """
-        return self.kernel in SYMMETRIC
 
     def jvp(self, tangent: Array) -> tuple[Arrays, Arrays]:
         """Compute the results, and their derivatives along `tangent`, which is like the first of the rows.

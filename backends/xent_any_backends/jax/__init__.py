@@ -12,7 +12,7 @@ import numpy as np
 from xent_any import Backend, Task
 from xent_any._formulas import loss, loss_and_grad
 
-from ._autodiff import SOLVES, at_once, symmetric, varying, with_derivative
+from ._autodiff import at_once, varying, with_derivative
 from ._kernels import KERNELS
 from ._layer import JAXProducts, run_layer
 from ._loop import compiled
@@ -71,8 +71,6 @@ class JAX(Backend):
         arrays = [a for a in task.arrays if a is not None]
         if any(isinstance(a, jax.core.Tracer) for a in arrays):  # who compiles, maps or differentiates
             task = _placed(task.with_arrays(varying(task.arrays)))
-            if task.is_symmetric and SOLVES:
-                return (symmetric(task),)
             if not task.has_derivative:
                 return tuple(at_once(task))
             return tuple(with_derivative(task.without_arrays(), task.arrays))

@@ -4,14 +4,10 @@ import functools
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from jax import lax
 from jax.custom_derivatives import SymbolicZero
 
 from xent_any import Task
-
-SOLVES = jax.__version_info__ >= (0, 7)
-"""Whether `lax.custom_linear_solve` can be transposed also where nothing depends on its solution."""
 
 
 def promoting(function: Any) -> Any:
@@ -52,29 +48,6 @@ def _varied(array: Any, axes: frozenset[str]) -> Any:
 
 
 at_once = promoting(Task.at_once)
-
-
-@promoting
-def symmetric(task: Task) -> Any:
-    """The product ``H v`` whose transpose is the kernel itself, as the solution of a symmetric system of equations::
-
-        (-H  I) (p)   (0)
-        ( I  0) (q) = (v)
-
-    That is ``p = v``, ``q = H v``, which JAX knows how to transpose, to map, and to differentiate also with respect to
-    what H depends on. Its `linear_call` says the same in fewer words, but can be neither mapped nor differentiated.
-    """
-    last = len(task.rows) - 1
-    multiply, v = task.partial([last]), task.rows[last].astype(*task.dtypes())
-
-    def matrix(pq: Any) -> Any:
-        return jnp.stack([pq[1] - multiply(pq[0])[0], pq[0]])
-
-    def inverse(_: Any, right: Any) -> Any:
-        return jnp.stack([right[1], right[0] + multiply(right[1])[0]])
-
-    # Stacked, which XLA undoes, as JAX transposes this only where all of the right side is linear in what it looks for.
-    return lax.custom_linear_solve(matrix, jnp.stack([jnp.zeros_like(v), v]), inverse, symmetric=True)[1]
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
