@@ -1369,8 +1369,9 @@ slip(
 )
 slip_in_arguments(
     "weights rounded to float32",
-    "    wrong = ~(((values > 0)",
-    "    values = xp.astype(xp.astype(values, xp.float32), values.dtype)\n    wrong = ~(((values > 0)",
+    "    is_narrower = is_wider(xp, weight.dtype, dtype)  # then one",
+    "    values = xp.astype(xp.astype(values, xp.float32), values.dtype)\n"
+    "    is_narrower = is_wider(xp, weight.dtype, dtype)  # then one",
     by="options nll-loss binary",
 )
 slip_in_arguments(
