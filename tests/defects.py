@@ -1166,9 +1166,15 @@ broken(PROBLEM, "torch")(
 )
 broken(TORCH, "torch", error="RuntimeError: Cannot access data pointer")(
     "labels read while mapped over rows",
-    "array.dtype == torch.bfloat16 or not are_plain((array,))",
-    "array.dtype == torch.bfloat16",
+    "if not array.is_cpu or not are_plain((array,)):",
+    "if not array.is_cpu:",
     by="transforms.vmap.rows",
+)
+broken(TORCH, "torch")(
+    "bfloat16 is not read",
+    "return (torch_namespace, array) if array.dtype == torch.bfloat16",
+    "return None if array.dtype == torch.bfloat16",
+    by="contract.weights.wrong-in-each-dtype",
 )
 bridge = broken(BRIDGE, "torch")
 bridge(

@@ -66,9 +66,9 @@ class Torch(Backend):
         return torch_namespace
 
     def readable(self, array: Any) -> Any:
-        if not array.is_cpu or array.dtype == torch.bfloat16 or not are_plain((array,)):
+        if not array.is_cpu or not are_plain((array,)):
             return None
-        return np, to_numpy(array)
+        return (torch_namespace, array) if array.dtype == torch.bfloat16 else (np, to_numpy(array))
 
     def is_positive(self, size: Any) -> bool:
         if not torch.compiler.is_compiling():

@@ -456,6 +456,27 @@ def test_wrong_weights(subject: Subject, quick):
             is_nan(subject.numpy(grad), np.tile(Y == 1, (5, 1)).T)
 
 
+@check(
+    "contract.weights.wrong-in-each-dtype",
+    "Where values are read, a wrong probability, event or weight raises ValueError in every real floating dtype.",
+    source=WEIGHTS,
+)
+def test_wrong_in_each_dtype(subject: Subject):
+    if not subject.reads(subject(S)):
+        pytest.skip("wrong values are NaN here")
+    softmax, binary = subject.functions.cross_entropy, subject.functions.binary_cross_entropy
+    given = [(softmax, Y, {"labels": Q, **WEIGHTED, "denominator": np.asarray(2.0)})]
+    given += [(binary, Q, {"labels": Q, "pos_weight": 1 + W, "sample_weight": 4 * Q})]
+    for dtype in subject.dtypes:
+        for function, labels, arguments in given:
+            for name, right in arguments.items():
+                for wrong in (-1.0, INF, NAN):
+                    value = np.where(np.arange(right.size).reshape(right.shape) == right.size - 1, wrong, right)
+                    options = {"labels": subject(labels), name: subject(value, dtype)}
+                    with raises(ValueError, f"^{name}: expected"):
+                        function(subject(X, dtype), **options)
+
+
 @check("contract.weights.zero-denominator", "A denominator of 0 raises ValueError, or the mean is NaN.", source=WEIGHTS)
 @pytest.mark.full
 def test_zero_denominator(subject: Subject):
