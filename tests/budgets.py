@@ -52,7 +52,7 @@ def counted() -> dict[str, tuple[int, int | None]]:
 
 
 REFERENCE, CORE, KERNELS, FILE, METHODS, MOST_PRIMITIVES = 280, 1200, 150, 260, 14, 6
-DEVIATES = {"xent_any/": 1808}
+DEVIATES = {"xent_any/": 1807}
 """Budgets that are not met, and what there may be meanwhile: half of the core are the public functions' signatures and
 the checks of arguments, whose errors say what was expected, what was got and the way out."""
 

@@ -273,7 +273,7 @@ formulas(
     by="relations.hessian-of-a-shift",
 )
 ORIGIN, CENTRED = (
-    "origin = sum_of(xp, highest / xp.where(count == 0, 1.0, count)[..., None] * u)",
+    "origin = sum_of(xp, highest / sum_of(xp, highest)[..., None] * u)",
     "    centred = centred - sum_of(xp, p * centred)[..., None]\n",
 )
 formulas_in_full(
@@ -1045,7 +1045,7 @@ jax_kernels(
 )
 jax_kernels(
     "JAX's ties of few classes counted once",
-    "return jnp.squeeze(rest + (ones - one), axis)",
+    "return jnp.squeeze(rest + (ones - 1), axis)",
     "return jnp.squeeze(rest, axis)",
     by="truth.table[float32-index-ties-0]",
 )
@@ -1082,8 +1082,8 @@ torch_kernels(
 )
 torch_kernels(
     "NaN of ignored rows in the compiler's loss",
-    "found, rest, missed = (torch.where(r.unusable, 0.0, part) for part in parts)",
-    "found, rest, missed = parts",
+    "m, rest, missed = (torch.where(r.unusable, 0.0, part) for part in parts)",
+    "m, rest, missed = parts",
     by="tuned.values",
 )
 torch_kernels(

@@ -2,7 +2,8 @@
 
 They are what `xent_any.Backend.run` attaches to a framework's autodiff. Each runs its kernels on the same backend,
 which attaches their derivatives in turn: ``loss`` leads to ``loss_and_grad``, that to ``hessian``. A kernel without a
-rule is linear in its first rows, or a third derivative: autodiff through the kernel itself is right for it.
+rule is linear in its first rows, or a derivative whose own derivative needs no formula: autodiff through the kernel
+itself is right for it.
 """
 
 from collections.abc import Callable, Mapping

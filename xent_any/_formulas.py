@@ -18,7 +18,8 @@ above 1/2 can only be that of a maximum, so its own line of the gradient is all 
 Arrays have the classes on their last axis: logits have the shape ``(*batch, C)``, a number for each row ``(*batch)``.
 A kernel is ``kernel(xp, options, rows, shared)``, and returns a tuple of arrays. `rows` may be cut into blocks along
 the batch; `shared` is needed whole. Every row takes the same path. Backends may replace whole kernels by tuned ones,
-which have to agree: see `xent_any.Backend.kernels`.
+which have to agree: see `xent_any.Backend.kernels`. With a softcap, the x above is the capped logit `capped` computes;
+the chain rule brings its slope and curvature into gradient and Hessian.
 """
 
 import math
@@ -37,8 +38,8 @@ NAN = float("nan")
 class Options(NamedTuple):
     """The options of a problem, for which a kernel may be compiled.
 
-    A number is a float, or inside of a kernel a 0-d array: then it is the element of the last of `shared` at its place
-    in `given`, and 1.0 elsewhere.
+    A number is a float; or, if its name is in `given`, an array whose value is in the last of `shared`: then it is 1.0
+    here, and inside of a kernel the 0-d array.
     """
 
     dtype: Any  # the precision computed in
@@ -49,7 +50,7 @@ class Options(NamedTuple):
     given: tuple[str, ...] = ()  # names of the numbers that are arrays
     classes: int | None = None  # number of a row's classes, where a kernel is handed a block of them
     axis: int = -1  # of the classes in the caller's logits, from the end
-    unrestricted: bool = False  # class weights, probabilities and log-probabilities may be any numbers, also NaN
+    unrestricted: bool = False  # weights of classes, labels and log-probabilities may be any numbers, also NaN
 
 
 class Tuned(NamedTuple):
@@ -70,7 +71,7 @@ class Tuned(NamedTuple):
 
 
 def compute(kernel: "Kernel", xp: Any, options: Options, rows: Arrays, shared: Arrays) -> Arrays:
-    """Run the backend's tuned kernel in the place of a kernel of the reference, or that where there is none."""
+    """Run the backend's tuned kernel in the place of the reference's; that where there is none that takes the task."""
     tuned = options.backend.kernels.get(kernel)
     if tuned is not None and tuned.takes(options):
         results: Arrays | None = tuned.kernel(xp, options, rows, shared)
@@ -91,14 +92,14 @@ class Target(NamedTuple):
 class State(NamedTuple):
     """What some classes of a row, or all, add to its loss. `merge` combines blocks of classes."""
 
-    max: Array  # (*batch), -inf where all of these classes are absent, NaN where one is NaN or +inf
+    max: Array  # (*batch), NaN where a class is NaN or +inf, or none of the row is there; -inf if none of a block is
     rest: Array  # (*batch), s: the sum of exp(x - max) over these classes but one maximum
     missed: Array | None  # (*batch), sum_j Q_j (max - x_j); None where nobody asks for the loss
     total: Array  # (*batch), sum_j Q_j
 
 
 class Row(NamedTuple):
-    """Rows of logits after their checks."""
+    """Rows of logits, their target and their state; 0 where a row is ignored and cannot be computed with."""
 
     x: Array  # (*batch, C), capped
     slope: Array | None  # (*batch, C), derivative of the cap
@@ -157,9 +158,9 @@ def target_of(xp: Any, options: Options, count: int, labels: Array, a: Array, w:
     each = smoothing if is_zero(smoothing) else smoothing / (options.classes or count)
     even = None if is_zero(smoothing) else a * each
 
-    def times(a: Array, q: Array) -> Array:
-        q = a * q  # zero weight times anything is zero
-        return xp.where((a == 0) & ~xp.isfinite(q), 0.0, q) if options.unrestricted else q
+    def times(scale: Array, q: Array) -> Array:  # zero weight times anything is zero
+        q = scale * q
+        return xp.where((scale == 0) & ~xp.isfinite(q), 0.0, q) if options.unrestricted else q
 
     if labels.ndim > a.ndim:
         q = cast(xp, labels, options.dtype)
@@ -244,7 +245,7 @@ def merge(xp: Any, options: Options, states: Sequence[State]) -> State:
 
 
 def read(xp: Any, options: Options, rows: Arrays, shared: Arrays) -> Row:
-    """Read rows ``(logits, labels, a, ...)``; or, if `rows` has all of it, with the state of all their classes."""
+    """Read rows ``(logits, labels, a)``, or ``(logits, labels, a, maximum, s, T)`` of which the state is known."""
     (logits, labels, a, *known), (w,) = rows, shared
     x = cast(xp, logits, options.dtype)
     target = target_of(xp, options, x.shape[-1], labels, a, w)
@@ -282,7 +283,10 @@ def labels_of_block(xp: Any, labels: Array, a: Array, start: int, stop: int) -> 
 
 
 def loss_of_parts(xp: Any, options: Options, states: Sequence[State], a: Array) -> tuple[Array, State]:
-    """Compute the loss of rows (*batch) from the states of blocks of their classes, and the state of all."""
+    """Compute the loss of rows (*batch) from the states of blocks of their classes, and the state of all.
+
+    For weights that are not negative: T is 0 in ignored rows alone.
+    """
     state, z = merge(xp, options, states), z_of(options, a)
     ignored = is_ignored(xp, options, Target(None, None, None, state.total), z)
     return xp.where(ignored & ~xp.isfinite(state.max), 0.0, loss_from(xp, state, z)), state
@@ -295,7 +299,7 @@ def gradient_of(xp: Any, options: Options, row: Row) -> Array:
     s, total = s[..., None], total[..., None]
     p, q = e / (1 + s), dense_of(xp, options, row.target, x)
     more = 0.0 if row.z is None else 2 * (row.z * (m + xp.log1p(row.state.rest)))[..., None]
-    at_maximum = (total - q + more) * p - q * ((s - (e - 1)) / (1 + s))  # where e is 1, but derivatives see it
+    at_maximum = (total - q + more) * p - q * ((s - (e - 1)) / (1 + s))  # e is 1 there; e - 1 is for its derivative
     return xp.where(x == m[..., None], at_maximum, (total + more) * p - q)
 
 
@@ -308,7 +312,7 @@ def loss(xp: Any, options: Options, rows: Arrays, shared: Arrays) -> Arrays:
 def loss_and_state(xp: Any, options: Options, rows: Arrays, shared: Arrays) -> Arrays:
     """Rows ``(logits, labels, a)`` -> loss, and what `gradient` need not compute again: the maximum, s and T."""
     row = read(xp, options, rows, shared)
-    m = xp.where(is_ignored(xp, options, row.target, row.z), NAN, row.state.max)  # its logits may hold anything
+    m = xp.where(is_ignored(xp, options, row.target, row.z), NAN, row.state.max)  # `gradient` sees that it is ignored
     return loss_from(xp, row.state, row.z), m, row.state.rest, row.state.total
 
 
@@ -342,7 +346,7 @@ def loss_and_jvp(xp: Any, options: Options, rows: Arrays, shared: Arrays) -> Arr
 def direction(xp: Any, options: Options, ignored: Array, v: Array) -> Array:
     """Cast a tangent or vector (*batch, C) to the precision computed in; in ignored rows it may hold anything."""
     v = cast(xp, v, options.dtype)
-    usable = xp.abs(v) < 0.25 * float(xp.finfo(options.dtype).max)
+    usable = xp.abs(v) < 0.25 * float(xp.finfo(options.dtype).max)  # no difference of them overflows
     return xp.where(ignored[..., None] & ~usable, 0.0, v)
 
 
@@ -362,12 +366,11 @@ def hessian(xp: Any, options: Options, rows: Arrays, shared: Arrays) -> Arrays:
 def hessian_times(xp: Any, options: Options, row: Row, v: Array) -> Array:
     """Compute the Hessian with respect to the logits times v (*batch, C)."""
     sum_of, u, (m, s, _, total) = options.backend.sum, row.uncapped(v), row.state
-    highest = row.x == m[..., None]
     p = xp.exp(row.x - m[..., None]) / (1 + s)[..., None]
-    # Measured from its value at the maximum, then from its mean, twice: neither a confident row, whose mean is nearly
-    # that value, nor an outlier at the maximum, far from the mean, loses its digits.
-    highest, count = xp.astype(highest, p.dtype), sum_of(xp, xp.astype(highest, p.dtype))
-    origin = sum_of(xp, highest / xp.where(count == 0, 1.0, count)[..., None] * u)
+    # The vector is measured from its value at the maximum, then from its mean, twice: neither a confident row, whose
+    # mean is nearly that value, nor an outlier at the maximum, far from the mean, loses its digits.
+    highest = xp.astype(row.x == m[..., None], p.dtype)
+    origin = sum_of(xp, highest / sum_of(xp, highest)[..., None] * u)
     centred = u - origin[..., None]
     mean = sum_of(xp, p * centred)
     centred = centred - mean[..., None]
@@ -392,7 +395,7 @@ def label_weight(xp: Any, options: Options, rows: Arrays, shared: Arrays) -> Arr
 
 
 HALF_SLACK = 2.0**-4
-"""The square root of what bfloat16 rounds by, nearly; that of float16 is less."""
+"""The square root of the unit roundoff of bfloat16; that of float16 is less."""
 
 LOWEST = -32.0
 """Log-probabilities below this, and -inf among them, count as this where it is judged what rounding may do."""

@@ -6,21 +6,32 @@ classes are at `options.axis`, where they are in the logits as given. What a few
 
 import operator
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
 from xent_any import _formulas
-from xent_any._formulas import Kernel, Options, State, Tuned, cast, is_ignored, loss_from, missed_of, target_of, z_of
+from xent_any._formulas import (
+    Kernel,
+    Options,
+    State,
+    Target,
+    Tuned,
+    cast,
+    is_ignored,
+    loss_from,
+    missed_of,
+    target_of,
+    z_of,
+)
 
 PIECES = 32
-"""At most so many classes are computed one by one; more are cut into so many pieces, which are added as vectors.
+"""So many classes at most are computed one by one; more are cut into so many pieces at most, added as vectors.
 
 XLA on the CPU fuses this with arithmetic and selections, however long rows are. Its own sums it fuses with arithmetic
-alone, at full speed if rows are neither short nor long: 65 ms instead of 11 for exponentials of 512 x 50257. Maxima and
-sums of 4096 x 1000 took 1.29 ms in 32 pieces, 1.35 in 16, 1.57 in 8; of 1024 x 32000 10.1, 12.6 and 13.5 (2 cores).
+alone, at full speed if rows are neither short nor long: 65 ms instead of 11 for exponentials of 512 x 50257.
 """
 
 SMALL = 1 << 14
@@ -29,7 +40,7 @@ SMALL = 1 << 14
 
 def loss(xp: Any, options: Options, rows: Any, shared: Any) -> Any:
     """Compute the reference's `loss`."""
-    return (_forward(options, rows, shared, keep=False)[0],)
+    return (_forward(options, rows, shared, keep=False).loss,)
 
 
 def loss_and_grad(xp: Any, options: Options, rows: Any, shared: Any) -> Any:
@@ -46,7 +57,7 @@ def loss_and_grad(xp: Any, options: Options, rows: Any, shared: Any) -> Any:
     classes = jnp.arange(e.shape[axis]).reshape(-1, *(1,) * (-axis - 1))
     if target.dense is None:
         # Minus T (s + (1 - e_y)) / (1 + s): at a maximum the second term is 0, elsewhere e_y is a part of s.
-        e_y = jnp.exp(jnp.where(unusable, 0.0, _take(rows[0], target.label, -1)) - m)
+        e_y = jnp.exp(jnp.where(unusable, 0.0, options.backend.take(jnp, rows[0], target.label)) - m)
         at_label = (c * e_y - c) - c * s
         at_label = at_label if more is None else at_label + more * e_y
         g = jnp.where(classes == spread(target.label), spread(at_label), e * spread(scale))
@@ -59,12 +70,20 @@ def loss_and_grad(xp: Any, options: Options, rows: Any, shared: Any) -> Any:
     return loss, cast(jnp, jnp.moveaxis(g, axis, -1), rows[0].dtype)
 
 
-def _forward(options: Options, rows: Any, shared: Any, *, keep: bool) -> Any:
-    """Compute the loss, and what the gradient is made of.
+class Forward(NamedTuple):
+    """The loss, and what the gradient is made of."""
 
-    That is which rows could not be computed with, m, exp(x - m) with the classes at `axis`, s, the target of rows with
-    the scale 1, of which XLA need not hold a product, and Z.
-    """
+    loss: Any  # (*batch)
+    unusable: Any  # (*batch), rows that are ignored and could not be computed with
+    m: Any  # (*batch), the maximum
+    e: Any  # exp(x - m) with the classes at `axis`, or None
+    s: Any  # (*batch)
+    target: Target  # of rows with the scale 1: of the logits' size, XLA need not hold a product
+    z: Any  # (*batch), Z, or None
+
+
+def _forward(options: Options, rows: Any, shared: Any, *, keep: bool) -> Forward:
+    """Compute the loss, and `keep` the exponentials for the gradient."""
     (logits, labels, a), (w,) = rows, shared
     axis, last = options.axis, cast(jnp, logits, options.dtype)
     target, z = target_of(jnp, options, last.shape[-1], labels, jnp.ones_like(a), w), z_of(options, a)
@@ -79,13 +98,13 @@ def _forward(options: Options, rows: Any, shared: Any, *, keep: bool) -> Any:
         x = _zeroed(x, unusable, axis)
         # 1 at the maximum, also where XLA computes x again with the difference, and rounds both at once
         e = jnp.where(x == highest, 1.0, jnp.exp(x - highest))
-        s = _sum_but_one(e, jnp.ones_like(m), axis=axis)
+        s = _sum_but_one(e, jnp.ones_like(m), axis)
     else:
-        s = _sum_but_one(x, m, lambda x: jnp.exp(x - highest), axis=axis)
+        s = _sum_but_one(x, m, axis, lambda x: jnp.exp(x - highest))
     # A branch's outcome is held: else XLA adds up a row again for each of its classes.
     s = _only_if(jnp.any(unusable), lambda: jnp.where(unusable, 0.0, s), s, x.size)
     missed = jnp.where(unusable, 0.0, _missed(options, target, a, unusable, found, m, last))
-    return loss_from(jnp, State(m, s, missed, total), z), unusable, m, e, s, target, z
+    return Forward(loss_from(jnp, State(m, s, missed, total), z), unusable, m, e, s, target, z)
 
 
 def _missed(options: Options, target: Any, a: Any, unusable: Any, found: Any, m: Any, x: Any) -> Any:
@@ -107,13 +126,9 @@ def _missed(options: Options, target: Any, a: Any, unusable: Any, found: Any, m:
     else:
         missed = a * jnp.sum(dense * (found[..., None] - x), axis=-1)
     if label is not None:
-        missed = missed + at_label * (m - _take(x, label, -1))
+        missed = missed + at_label * (m - options.backend.take(jnp, x, label))
     right = jnp.isfinite(missed)
     return lax.cond(jnp.all(right | unusable), lambda: missed, lambda: jnp.where(right, missed, carefully()))
-
-
-def _take(x: Any, k: Any, axis: int) -> Any:
-    return jnp.squeeze(jnp.take_along_axis(x, jnp.expand_dims(k, axis), axis=axis), axis)
 
 
 def _max(x: Any, axis: int) -> Any:
@@ -147,12 +162,12 @@ def _zeroed(x: Any, rows: Any, axis: int) -> Any:
 
 
 def _only_if(condition: Any, rarely: Any, usual: Any, size: int) -> Any:
-    """What `rarely` returns, without computing it for `usual`, the same, where the condition does not hold."""
+    """Return what `rarely` does: `usual` where the condition does not hold, as both are the same there."""
     return lax.cond(condition, rarely, lambda: usual) if _is_above(size, SMALL) else rarely()
 
 
 def _is_above(size: Any, limit: int) -> bool:
-    """Whether a size is above the limit, for which one that a program is exported without is taken."""
+    """Whether a size is above the limit; one that is symbolic counts as such."""
     return not isinstance(size, int) or size > limit
 
 
@@ -162,7 +177,7 @@ def _tree(function: Any, terms: list[Any]) -> Any:
     return terms[0]
 
 
-def _pieces(x: Any, rest: float, axis: int = -1) -> list[Any]:
+def _pieces(x: Any, rest: float, axis: int) -> list[Any]:
     """Pieces of an axis, all as wide as the first; the last is filled up with `rest`."""
     count = x.shape[axis]
     if not isinstance(count, int):
@@ -176,30 +191,30 @@ def _pieces(x: Any, rest: float, axis: int = -1) -> list[Any]:
     return pieces
 
 
-def _sum_but_one(x: Any, m: Any, f: Any = None, one: float = 1.0, axis: int = -1) -> Any:
-    """The sum of x, or f(x), on an axis but for one of the elements that equal m, where it is `one`."""
+def _sum_but_one(x: Any, m: Any, axis: int, f: Any = None) -> Any:
+    """Add up x, or f(x), along an axis, but for one of the elements that equal m, where it is 1."""
     pieces = _pieces(x, 0.0 if f is None else -np.inf, axis)
     terms = pieces if f is None else map(f, pieces)
     highest = [piece == jnp.expand_dims(m, axis) for piece in pieces]
     rest = _tree(operator.add, [jnp.where(h, 0.0, t) for h, t in zip(highest, terms, strict=True)])
-    ones = _tree(operator.add, [jnp.where(h, one, jnp.zeros_like(rest)) for h in highest])
+    ones = _tree(operator.add, [jnp.where(h, 1.0, jnp.zeros_like(rest)) for h in highest])
     width = rest.shape[axis]
     if width == 1:
-        return jnp.squeeze(rest + (ones - one), axis)
+        return jnp.squeeze(rest + (ones - 1), axis)
     # Two sums that XLA makes one array of: it is negative where there were ones, which there count for one less. What
     # makes 0 negative as well is lost in any sum that is used.
     tiny = np.finfo(rest.dtype).tiny
-    signed = jnp.where(ones > 0, -(rest + (ones - one) + tiny), rest + tiny)
-    return _total(jnp.abs(signed), axis) + one * (0.5 * (width - _total(jnp.sign(signed), axis)) - 1)
+    signed = jnp.where(ones > 0, -(rest + (ones - 1) + tiny), rest + tiny)
+    return _total(jnp.abs(signed), axis) + (0.5 * (width - _total(jnp.sign(signed), axis)) - 1)
 
 
 def _total(x: Any, axis: int) -> Any:
-    """The sum over an axis.
+    """Add up along an axis.
 
-    It begins with -0.0, which nothing else does. XLA's library for sums would have to be handed a 0 that is also used
-    elsewhere, and takes twice as long then if it adds up two arrays.
+    The sum begins with -0.0, which nothing else does. XLA's library for sums would have to be handed a 0 that is also
+    used elsewhere, and takes twice as long then if it adds up two arrays.
     """
-    if not isinstance(x.size, int):  # what follows cannot be differentiated
+    if not isinstance(x.size, int):  # JAX cannot differentiate `lax.reduce` of symbolic sizes
         return jnp.sum(x, axis=axis)
     return lax.reduce(x, np.asarray(-0.0, x.dtype), lambda a, b: a + b, (axis % x.ndim,))
 

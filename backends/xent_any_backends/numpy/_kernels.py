@@ -1,7 +1,7 @@
-"""NumPy's kernels: the reference's formulas in place, for rows that are finite.
+"""NumPy's kernels: the reference's formulas in place, for rows whose maximum, s and loss are finite.
 
-In all of them the one maximum that the formulas leave out is a single class, `k`. Rows that are not finite are handed
-to the reference; so are caps and blocks of classes.
+Other rows are handed to the reference; so are caps and blocks of classes. The class of the maximum, `k`, is looked for
+only where a formula needs it.
 """
 
 from collections.abc import Callable, Mapping
@@ -162,7 +162,7 @@ def for_finite_rows(reference: Any, tuned: Any) -> Callable[[Any, Options, Any, 
         if right.ndim == 0:
             return reference(xp, options, rows, shared)  # type: ignore[no-any-return]
         others = ~right
-        found = reference(xp, options, tuple([None if a is None else a[others] for a in rows]), shared)
+        found = reference(xp, options, tuple([a[others] for a in rows]), shared)
         for result, values in zip(results, found, strict=True):
             result[others] = values
         return results  # type: ignore[no-any-return]

@@ -50,17 +50,17 @@ def read(xp: Any, options: Options, rows: Any, shared: Any, *known: Any) -> Rows
 
 def state_of(xp: Any, options: Options, r: Rows) -> State:
     """Compute the state of rows, 0 in those that are unusable."""
-    sum_of, m = options.backend.sum, r.found[..., None]
-    highest = r.x >= m
-    rest = sum_of(xp, torch.where(highest, 0.0, torch.exp(r.x - m))) + (sum_of(xp, highest.to(r.x.dtype)) - 1)
+    sum_of, found = options.backend.sum, r.found[..., None]
+    highest = r.x >= found
+    rest = sum_of(xp, torch.where(highest, 0.0, torch.exp(r.x - found))) + (sum_of(xp, highest.to(r.x.dtype)) - 1)
     usable = torch.where(torch.isfinite(r.found), r.found, NAN)
-    parts = usable, rest + 0 * usable, missed_of(xp, options, r.target, usable, r.x)
-    found, rest, missed = (torch.where(r.unusable, 0.0, part) for part in parts)
-    return State(found, rest, missed, r.target.total)
+    parts = usable, rest + 0 * usable, missed_of(xp, options, r.target, usable, r.x)  # NaN where the maximum is
+    m, rest, missed = (torch.where(r.unusable, 0.0, part) for part in parts)
+    return State(m, rest, missed, r.target.total)
 
 
 def gradient_of(xp: Any, options: Options, r: Rows, s: Any) -> Any:
-    """Compute the gradient (*batch, C), in the dtype of the logits."""
+    """Compute the gradient (*batch, C), in the precision computed in."""
     m, total = r.found[..., None], r.target.total
     q = dense_of(xp, options, r.target, r.x)
     total = total if r.z is None else total + 2 * r.z * (r.found + torch.log1p(s))

@@ -534,7 +534,8 @@ def test_vanishing(subject: Subject, quick, function):
 
 @check(
     "contract.weights.overflow-to-zero",
-    "Where the sum of the weights overflows, that is a ValueError, or the mean and its gradient are NaN; not 0.",
+    "Where the sum of the weights overflows, or one over the denominator, that is a ValueError, or the mean and its "
+    "gradient are NaN; not 0.",
     source=WEIGHTS,
 )
 def test_overflowing_weights(subject: Subject):
@@ -543,6 +544,10 @@ def test_overflowing_weights(subject: Subject):
     if subject.reads(subject(S)):
         with raises(ValueError, r"^sample_weight: expected weights whose sum is a finite .*, got inf; "):
             value_and_grad(subject, X, Y, **weights)
+        with raises(
+            ValueError, r"^denominator: expected weights and a divisor of the mean whose quotient is a finite "
+        ):
+            value_and_grad(subject, X, Y, **weights, denominator=np.asarray(0.125))
         return
     with np.errstate(over="ignore", invalid="ignore"):
         results = value_and_grad(subject, X, Y, **weights)
@@ -785,6 +790,25 @@ def test_rounded_log_probabilities(subject: Subject):
     log_p = np.asarray([[4 * eps, -INF, -40, -40, -40], [32 * eps, -30, -30, -30, -30], [0, -INF, -INF, -INF, -INF]])
     losses = subject.functions.nll_loss(subject(log_p), subject(np.asarray([2, 0, 0])), reduction="none")
     near(subject.numpy(losses), subject.dtype(losses), [40, -32 * eps, 0])
+
+
+@check(
+    "contract.log-probs.bound",
+    "A log-probability may be above 0 by sqrt(eps) times the distance from 0 to its row's lowest, at most 32 of it.",
+    source=INFINITIES,
+)
+def test_bound_of_log_probabilities(subject: Subject):
+    f, y = subject.functions.nll_loss, subject(np.asarray([0]))
+    root = float(np.sqrt(np.finfo(subject.dtype(subject(X))).eps))
+    for low in (-1.0, -8.0, -100.0):
+        for times in (0.5, 2.0):
+            log_p = subject(np.where(np.arange(5) == 3, times * root * min(-low, 32), low)[None])
+            if times > 1 and subject.reads(y):
+                with raises(ValueError, r"^log_probs: expected log-probabilities, .*log_probs\[0, 3\] is "):
+                    f(log_p, y, reduction="none")
+            else:
+                losses = f(log_p, y, reduction="none")
+                near(subject.numpy(losses), subject.dtype(losses), [-low if times < 1 else NAN])
 
 
 @check("contract.infinities.nll-loss", "nll_loss treats its log-probabilities alike.", source=INFINITIES)
