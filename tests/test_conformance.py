@@ -1,5 +1,6 @@
 """The conformance kit as a user runs it; that it rejects what is broken is in test_broken."""
 
+import ast
 import json
 import os
 import shutil
@@ -245,6 +246,60 @@ def test_the_tables_of_the_documentation_are_made_from_the_records(tmp_path):
         made = path.read_text(encoding="utf-8")
         assert "| `torch` |" in made
         assert (HERE.parent / "docs" / path.name).read_text(encoding="utf-8") == made
+
+
+CERTIFIED = ("xent_any", "backends", "conformance/xent_any_conformance/checks")
+"""The code that the records are about."""
+
+
+def git(*arguments):
+    done = subprocess.run(["git", *arguments], cwd=HERE.parent, capture_output=True, text=True, check=False)
+    return done.stdout if done.returncode == 0 else None
+
+
+def code(text):
+    """The code of a module without its comments, docstrings and other bare strings."""
+    tree = ast.parse(text)
+    for node in ast.walk(tree):
+        if isinstance(getattr(node, "body", None), list):
+            node.body = [line for line in node.body if not (is_expression(line) and isinstance(line.value.value, str))]
+    return ast.dump(tree)
+
+
+def is_expression(line):
+    return isinstance(line, ast.Expr) and isinstance(line.value, ast.Constant)
+
+
+def changed_since(commit):
+    """The modules that the records are about whose code is another than in that commit; None without its history."""
+    tree = git("ls-tree", "-r", "--name-only", commit, *CERTIFIED)
+    if tree is None:
+        return None
+    then = {name: git("show", f"{commit}:{name}") for name in tree.split() if name.endswith(".py")}
+    now = {str(path.relative_to(HERE.parent)) for folder in CERTIFIED for path in (HERE.parent / folder).rglob("*.py")}
+    return [
+        name
+        for name in sorted(now | then.keys())
+        if name not in now or name not in then or code(then[name]) != code((HERE.parent / name).read_text("utf-8"))
+    ]
+
+
+def test_the_records_are_of_this_code():
+    """Comments and docstrings may have changed since."""
+    folder = HERE.parent / "conformance" / "records"
+    commits = {json.loads(path.read_text("utf-8"))["commit"] for path in folder.glob("*.json")}
+    changed = {commit: changed_since(commit) for commit in commits}
+    if any(modules is None for modules in changed.values()):
+        pytest.skip(f"no history of the records' commits here: {sorted(commits)}")
+    stale = {commit: modules for commit, modules in changed.items() if modules}
+    again = "`xent-any conformance --records conformance/records`, then `python -m xent_any_conformance.records` on it"
+    assert not stale, f"records are of other code: {stale}; {again}"
+
+
+def test_a_change_of_the_code_is_told_from_one_of_its_words():
+    text = 'def f(x):\n    """Return x."""\n    return x\n'
+    assert code(text) == code(text.replace("Return x.", "The argument.").replace("return x", "return x  # itself"))
+    assert code(text) != code(text.replace("return x", "return -x"))
 
 
 def test_the_table_of_bytes_kept_is_the_record():
