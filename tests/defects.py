@@ -305,7 +305,7 @@ formulas(
 formulas(
     "Hessian of ties counted once",
     "p = xp.exp(row.x - m[..., None]) / (1 + s)[..., None]",
-    "p = xp.where(highest, 0.0, xp.exp(row.x - m[..., None]) / (1 + s)[..., None])",
+    "p = xp.where(row.x == m[..., None], 0.0, xp.exp(row.x - m[..., None]) / (1 + s)[..., None])",
     by="gradient.ties",
 )
 
