@@ -1051,9 +1051,15 @@ jax_kernels(
 )
 jax_kernels(
     "z-loss missing from JAX's gradient of probabilities at the maximum",
-    "at_maximum = spread(scale) - q",
-    "at_maximum = spread(c) - q",
+    "at_maximum = at_maximum if more is None else at_maximum + spread(more)",
+    "at_maximum = at_maximum + 0.0",
     by="tuned.values",
+)
+broken(JAX_KERNELS, "jax-jit", quick=False)(
+    "JAX's probabilities scaled before they are subtracted",
+    "at_maximum = ((spread(target.total) - q) - q * spread(s)) * spread(a / (1 + s))",
+    "at_maximum = spread(scale) - (spread(a) * q) / spread(1 + s) - (spread(a) * q) * spread(s / (1 + s))",
+    by="truth.options[float32-one-hot-sample-weight]",
 )
 jax_kernels(
     "JAX's kernels take a cap and ignore it",

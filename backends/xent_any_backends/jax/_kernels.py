@@ -62,11 +62,13 @@ def loss_and_grad(xp: Any, options: Options, rows: Any, shared: Any) -> Any:
         at_label = at_label if more is None else at_label + more * e_y
         g = jnp.where(classes == spread(target.label), spread(at_label), e * spread(scale))
     else:
-        q = spread(a) * jnp.moveaxis(target.dense, -1, axis)
+        q = jnp.moveaxis(target.dense, -1, axis)
         if target.label is not None:
-            q = q + jnp.where(classes == spread(target.label), spread(a * target.at_label), 0.0)
-        at_maximum = spread(scale) - q / spread(1 + s) - q * spread(s / (1 + s))
-        g = jnp.where(e == 1, at_maximum, e * spread(scale) - q)
+            q = q + jnp.where(classes == spread(target.label), spread(target.at_label), 0.0)
+        # Scaled last: T - q is exactly 0 for a single class, which a product in it, of more digits, would not be.
+        at_maximum = ((spread(target.total) - q) - q * spread(s)) * spread(a / (1 + s))
+        at_maximum = at_maximum if more is None else at_maximum + spread(more)
+        g = jnp.where(e == 1, at_maximum, e * spread(scale) - spread(a) * q)
     return loss, cast(jnp, jnp.moveaxis(g, axis, -1), rows[0].dtype)
 
 
