@@ -4,7 +4,7 @@ import broken
 import pytest
 from conftest import some
 
-CASES = [*some(broken.DEFECTS, 3), *broken.controls()]
+CASES = [*some(broken.DEFECTS, 4), *broken.controls()]
 
 
 @pytest.fixture(scope="module")
