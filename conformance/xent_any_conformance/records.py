@@ -36,7 +36,8 @@ def record(run: dict[str, Any], subject: dict[str, Any]) -> dict[str, Any]:
                 key = f"{error['quantity']} {error['dtype']}"
                 errors[key] = max(errors.get(key, 0.0), round(error["share"], 3))
     return {
-        **{key: run[key] for key in ("xent_any", "commit", "date", "machine", "packages", "command", "passed")},
+        **{key: run[key] for key in ("xent_any", "commit", "date", "machine", "packages", "command")},
+        "passed": all(result["outcome"] != "failed" for result in results),
         "subject": {key: value for key, value in subject.items() if key != "seconds"},
         "outcomes": {
             family: dict(Counter(r["outcome"] for r in results if r["id"].startswith(f"{family}.")))
