@@ -25,9 +25,9 @@ HEAD = """# Mutants of the core
 
 Are the checks of the conformance kit sharp enough to notice when one operator, one number or one comparison of
 [the formulas](../xent_any/_formulas.py), or of what cuts, differentiates and checks around them, is another?
-[cosmic-ray](https://cosmic-ray.readthedocs.io) makes each such mutant and runs the kit on it: on NumPy without tuned
-kernels, and, if that passes, on [toyarray](../examples/toyarray), where labels are not read, and on PyTorch's
-transforms. The mutants that survive are below, each with the reason why its results are those of the
+[cosmic-ray](https://cosmic-ray.readthedocs.io) makes each such mutant and runs the kit's quick form on it: on NumPy
+without tuned kernels, and, if that passes, on [toyarray](../examples/toyarray), where labels are not read, and on
+PyTorch's transforms. The mutants that survive are below, each with the reason why its results are those of the
 original.
 
 In a clone, with Python 3.11 or later:

@@ -262,12 +262,12 @@ def code(text):
     tree = ast.parse(text)
     for node in ast.walk(tree):
         if isinstance(getattr(node, "body", None), list):
-            node.body = [line for line in node.body if not (is_expression(line) and isinstance(line.value.value, str))]
+            node.body = [line for line in node.body if not is_bare_string(line)]
     return ast.dump(tree)
 
 
-def is_expression(line):
-    return isinstance(line, ast.Expr) and isinstance(line.value, ast.Constant)
+def is_bare_string(line):
+    return isinstance(line, ast.Expr) and isinstance(line.value, ast.Constant) and isinstance(line.value.value, str)
 
 
 def concerns(name, library):
